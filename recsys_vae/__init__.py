@@ -1,0 +1,1 @@
+"""Bayesian collaborative filtering in PyTorch."""
