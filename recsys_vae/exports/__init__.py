@@ -1,1 +1,1 @@
-
+"""What leaves the process: run directories, vectors, recommendations, the report."""

@@ -1,1 +1,21 @@
+"""Recommenders: histories in, item scores out. One file per recommender, named as its paper names it."""
 
+from recsys_vae.models.base import ClosedFormModel, RecommenderModel
+from recsys_vae.models.ease import EASE
+from recsys_vae.models.item_knn import ItemKNN
+from recsys_vae.models.mult_dae import MultDAE
+from recsys_vae.models.mult_vae import GaussianPosterior, MultVAE
+from recsys_vae.models.popularity import Popularity
+from recsys_vae.models.sparse_rows import SparseRows
+
+__all__ = [
+    "EASE",
+    "ClosedFormModel",
+    "GaussianPosterior",
+    "ItemKNN",
+    "MultDAE",
+    "MultVAE",
+    "Popularity",
+    "RecommenderModel",
+    "SparseRows",
+]

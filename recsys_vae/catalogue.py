@@ -1,0 +1,88 @@
+"""Finding items by what people call them: an id, or a title, perhaps misspelt."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int64, Shaped
+
+
+class Catalogue:
+    """The training vocabulary: item ids, titles where they are known, and how many training users liked each.
+
+    Args:
+        item_ids: int64, or objects of ``str``, ``(items,)``.
+        titles: one an item, ``None`` where unknown; or no titles at all.
+        item_counts: training users of each item, ``(items,)``.
+    """
+
+    def __init__(
+        self,
+        item_ids: Shaped[np.ndarray, " items"],
+        titles: Shaped[np.ndarray, " items"] | None,
+        item_counts: Int64[np.ndarray, " items"],
+    ) -> None:
+        self.item_ids = item_ids
+        self.titles = titles
+        self.item_counts = item_counts
+        self._by_id = pd.Index(item_ids)
+        self._by_title: dict[str, int] = {}
+        if titles is not None:
+            # Two films may share a title; the name then means the one that more people liked.
+            for item in np.argsort(item_counts, kind="stable"):
+                if titles[item]:
+                    self._by_title[str(titles[item]).casefold()] = int(item)
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def indices_of_ids(self, ids: Shaped[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """Item index of each id, -1 where it is not in the vocabulary. Numbers and their spellings are one."""
+        if self.item_ids.dtype.kind == "i" and ids.dtype.kind not in "iu":
+            # "007" is not the id 7: only the shortest spelling of a number names it.
+            numbers = pd.to_numeric(pd.Series(ids, dtype=object), errors="coerce").to_numpy(np.float64)
+            whole = np.isfinite(numbers) & (np.abs(numbers) < 2**53)
+            values = np.where(whole, numbers, -1).astype(np.int64)
+            same = values.astype(str).astype(object) == np.asarray([str(i) for i in ids], dtype=object)
+            found = self._by_id.get_indexer(pd.Index(values))
+            return np.where(whole & same, found, -1).astype(np.int64)
+        if self.item_ids.dtype.kind == "O" and ids.dtype.kind in "iu":
+            ids = ids.astype(str).astype(object)
+        return self._by_id.get_indexer(pd.Index(ids)).astype(np.int64)
+
+    def find(self, item: int | str) -> int:
+        """Item index of an id or of a title (upper and lower case are one), -1 where there is none."""
+        index = int(
+            self.indices_of_ids(np.asarray([item], dtype=object if isinstance(item, str) else None))[0]
+        )
+        if index < 0 and isinstance(item, str):
+            index = self._by_title.get(item.strip().casefold(), -1)
+        return index
+
+    def suggest(self, item: int | str, n: int = 3) -> list[str]:
+        """Titles (or ids, where there are no titles) that look like ``item``, best first."""
+        wanted = str(item).strip().casefold()
+        if not self._by_title:
+            return difflib.get_close_matches(wanted, [str(i) for i in self.item_ids], n=n, cutoff=0.6)
+        close = difflib.get_close_matches(wanted, self._by_title, n=n, cutoff=0.6)
+        # A title without its year, or with its article elsewhere, is far from the whole by edit distance.
+        close += [title for title in self._by_title if wanted in title and title not in close][
+            : n - len(close)
+        ]
+        assert self.titles is not None
+        return [str(self.titles[self._by_title[title]]) for title in close[:n]]
+
+    def label(self, item: int) -> Any:
+        """Title of an item index, or its id where the title is unknown."""
+        title = None if self.titles is None else self.titles[item]
+        return title if title else self.item_ids[item]
+
+
+def list_some(values: Sequence[Any], most: int = 5) -> str:
+    """``'a', 'b' and 3 more``: for messages about many things."""
+    shown = ", ".join(repr(value) for value in values[:most])
+    return f"{shown} and {len(values) - most} more" if len(values) > most else shown

@@ -1,0 +1,75 @@
+"""``recsys-vae recommend``: to a user of the run, to a list of items, or to a file of users."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.table import Table
+
+from recsys_vae.cli.output import check_output
+from recsys_vae.cli.runtime import console, pick_device, set_threads
+from recsys_vae.errors import UserError
+from recsys_vae.exports import RankedItems, read_histories, write_recommendations
+from recsys_vae.models.base import check_positive
+from recsys_vae.recommender import Recommender, load
+
+
+def run(config: DictConfig) -> None:
+    """Print a table of recommendations, or stream them to ``output``."""
+    set_threads(config.threads)
+    given = [key for key in ("user", "items", "input") if config[key] is not None]
+    if len(given) != 1:
+        came = " and ".join(given) or "none"
+        raise UserError(f"recommend: expected exactly one of user=, items= and input=, came {came}")
+    if config.input is not None and config.output is None:
+        raise UserError("output: expected a file for the recommendations to input's users, came none")
+    output = check_output(config.output, (".parquet", ".csv"))
+    check_positive("k", config.k)
+    check_positive("batch_size", config.batch_size)
+    items = None if config.items is None else parse_items(str(config.items))
+    recommender = load(config.run, pick_device(config.accelerator))
+    recommender.check_k(config.k)
+    catalogue = recommender.catalogue
+    if config.input is not None:
+        ranked = _rank_file(recommender, config)
+        write_recommendations(output, ranked, item_ids=catalogue.item_ids, titles=catalogue.titles)
+        return
+    history = recommender.history_of(items) if items is not None else recommender.history_of_user(config.user)
+    table = recommender.table(recommender.rank(history, config.k))
+    if output is not None:
+        writer = table.to_parquet if output.suffix == ".parquet" else table.to_csv
+        writer(output, index=False)
+        return
+    if history.nnz:
+        known = [str(catalogue.label(item)) for item in history.indices[:8]]
+        more = f" and {history.nnz - 8} more" if history.nnz > 8 else ""
+        console.print(f"liked: {', '.join(known)}{more}", markup=False)
+    shown = Table()
+    for name in table.columns:
+        shown.add_column(name, justify="left" if name == "title" else "right")
+    for row in table.itertuples(index=False):
+        shown.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value or "") for value in row))
+    console.print(shown, markup=False)
+
+
+def parse_items(text: str) -> list[Any]:
+    """A JSON list of ids or titles, or a plain list with commas (where titles cannot hold one)."""
+    text = text.strip()
+    if not text.startswith("["):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        items = json.loads(text)
+    except json.JSONDecodeError:
+        return [part.strip().strip("'\"") for part in text.strip("[]").split(",") if part.strip()]
+    if any(isinstance(item, bool) or not isinstance(item, int | str) for item in items):
+        raise UserError(f"items: expected ids or titles, came {text}")
+    return list(items)
+
+
+def _rank_file(recommender: Recommender, config: DictConfig) -> Iterator[RankedItems]:
+    for histories in read_histories(config.input, batch_size=config.batch_size):
+        ranked = recommender.rank(recommender.matrix_of(histories), config.k)
+        yield RankedItems(histories.user_ids, ranked.items.cpu().numpy(), ranked.scores.float().cpu().numpy())

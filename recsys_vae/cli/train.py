@@ -1,0 +1,270 @@
+"""``recsys-vae train``: from a table of ratings to a run directory."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from recsys_vae.catalogue import Catalogue
+from recsys_vae.cli.metric_depth import check_metric_depth
+from recsys_vae.cli.runtime import (
+    console,
+    in_terminal,
+    is_first_process,
+    log_file,
+    metrics_table,
+    pick_device,
+    quiet_lightning,
+    set_threads,
+)
+from recsys_vae.cli.stages import build, dataset_name, filter_ratings, load_ratings, split_interactions
+from recsys_vae.errors import UserError
+from recsys_vae.evaluation import EvaluationResult
+from recsys_vae.exports import RunWriter, default_run_path, render_report
+from recsys_vae.full_ranking import evaluate_full_ranking
+from recsys_vae.interactions import HistoryDataModule, Split
+from recsys_vae.models import ClosedFormModel, MultVAE, RecommenderModel
+from recsys_vae.recommender import Recommender
+from recsys_vae.training import Fit, VAETrainer, supports_fast_bfloat16
+
+log = logging.getLogger(__name__)
+
+# What a resumed run may be given anew: where it is and how it is shown, not what it computes.
+_FREE_ON_RESUME = {"run", "resume", "trainer.progress_bar", "trainer.checkpoint_seconds"}
+_N_SAMPLES_IN_REPORT = 5
+
+
+def run(config: DictConfig) -> Path:
+    """Train, evaluate on validation and test, write the run directory, and return its path."""
+    quiet_lightning()
+    set_threads(config.threads)
+    if isinstance(config.seed, bool) or not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
+        raise UserError(f"seed: expected a whole number from 0 to {2**32 - 1}, came {config.seed!r}")
+    if not is_first_process():
+        split = _split(config)
+        _fit(config, _model(config, split), split, None, lambda row: None)
+        raise SystemExit(0)
+    path = _run_path(config)
+    with RunWriter.begin(path, resume=config.resume) as writer:
+        if config.resume:
+            _check_same_configuration(writer.directory / "config.yaml", config)
+        with log_file(writer.log_path):
+            _train(config, writer)
+        final = writer.finalize()
+    console.print(f"run directory: {final}")
+    return final
+
+
+def _train(config: DictConfig, writer: RunWriter) -> None:
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "load"):
+        split = _split(config)
+    if config.resume and (writer.directory / "split.json").exists():
+        _check_same_split(writer.directory / "split.json", split)
+    model = _model(config, split)
+    check_metric_depth(config.evaluation.metrics, split.train.n_items)
+    writer.write_config(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+    writer.write_split(split.manifest, split.sha256)
+    with _timed(seconds, "fit"):
+        fit = _fit(config, model, split, writer, lambda row: writer.write_history([row]))
+    if fit is not None:
+        seconds["training_epochs"] = fit.seconds
+    with _timed(seconds, "evaluate"):
+        results = {
+            "validation": _evaluate(config, model, split, "validation"),
+            "test": _evaluate(config, model, split, "test"),
+        }
+    metrics = _metrics(results, fit, seconds, model)
+    catalogue = Catalogue(split.train.item_ids, split.train.titles, split.train.item_counts)
+    writer.write_weights(model.state_dict())
+    writer.write_items(split.train.item_ids, split.train.titles, split.train.item_counts)
+    if config.save_histories:
+        writer.write_users(split)
+    writer.write_metrics(metrics)
+    per_user = results["test"].per_user
+    writer.write_per_user(per_user)
+    writer.write_report(
+        render_report(
+            config=OmegaConf.to_container(config, resolve=True),
+            metrics=metrics,
+            split={**split.manifest, "sha256": split.sha256},
+            history=writer.read_history(),
+            samples=_samples(Recommender(model, catalogue), split),
+        )
+    )
+    for part, result in results.items():
+        log.info("%s: %s", part, {name: round(mean, 4) for name, mean in result.means.items()})
+    title = f"{dataset_name(config)}, {_model_name(config)}, seed {config.seed}"
+    console.print(metrics_table({part: metrics[part] for part in results}, title))
+
+
+def _run_path(config: DictConfig) -> Path:
+    if config.run is not None:
+        return Path(config.run)
+    name = dataset_name(config)
+    if config.resume:
+        return Path("runs") / f"{name}-{_model_name(config)}-seed{config.seed}"
+    return default_run_path("runs", _model_name(config), name, config.seed)
+
+
+def _model_name(config: DictConfig) -> str:
+    return str(config.model._target_).split(".")[-2]
+
+
+def _split(config: DictConfig) -> Split:
+    return split_interactions(config, filter_ratings(config, load_ratings(config)).interactions)
+
+
+def _model(config: DictConfig, split: Split) -> RecommenderModel:
+    model: RecommenderModel = build(config.model, n_items=split.train.n_items)
+    return model
+
+
+def _fit(
+    config: DictConfig,
+    model: RecommenderModel,
+    split: Split,
+    writer: RunWriter | None,
+    on_epoch: Callable[[Any], None],
+) -> Fit | None:
+    if isinstance(model, ClosedFormModel):
+        model.fit(split.train.matrix)
+        return None
+    assert isinstance(model, MultVAE)
+    trainer: VAETrainer = build(
+        config.trainer, progress_bar=config.trainer.progress_bar and in_terminal() and is_first_process()
+    )
+    check_metric_depth([trainer.monitor], split.train.n_items)
+    if "bf16" in str(trainer.precision) and trainer.accelerator in ("cpu", "auto"):
+        if not torch.cuda.is_available() and not supports_fast_bfloat16():
+            log.warning(
+                "trainer.precision=%s: this CPU has no bfloat16 arithmetic, float32 is faster here",
+                trainer.precision,
+            )
+    item_counts = split.train.item_counts
+
+    def validate(candidate: MultVAE) -> dict[str, float]:
+        result = evaluate_full_ranking(
+            candidate.score, split.validation, [trainer.monitor], item_counts, config.evaluation.batch_size
+        )
+        if not result.n_users:
+            raise UserError("split: expected validation users with a target, came none; hold more users out")
+        return result.means
+
+    def record(row: Any) -> None:
+        on_epoch(row)
+        log.info(
+            "epoch %d: loss %.2f, kl %.2f, kl_weight %.3f, validation %s %.4f, %.2f s",
+            *(row["epoch"], row["loss"], row["kl"], row["kl_weight"]),
+            *(trainer.monitor, row[f"validation_{trainer.monitor}"], row["seconds"]),
+        )
+
+    fit = trainer.fit(
+        model,
+        HistoryDataModule(split.train.matrix, trainer.batch_size, config.seed),
+        validate,
+        seed=config.seed,
+        directory=None if writer is None else writer.directory,
+        on_epoch=record,
+        on_start=lambda epoch: None if writer is None else writer.truncate_history(epoch - 1),
+    )
+    log.info("best epoch %d: validation %s %.4f", fit.best_epoch, trainer.monitor, fit.best_score)
+    return fit
+
+
+def _evaluate(config: DictConfig, model: RecommenderModel, split: Split, part: str) -> EvaluationResult:
+    return evaluate_full_ranking(
+        model.score,
+        getattr(split, part),
+        list(config.evaluation.metrics),
+        split.train.item_counts,
+        config.evaluation.batch_size,
+    )
+
+
+def _metrics(
+    results: dict[str, EvaluationResult], fit: Fit | None, seconds: dict[str, float], model: RecommenderModel
+) -> dict[str, Any]:
+    metrics: dict[str, Any] = {part: result.summary() for part, result in results.items()}
+    metrics |= {f"n_{part}_users": result.n_users for part, result in results.items()}
+    metrics |= {"tables": {part: result.tables() for part, result in results.items()}}
+    if fit is not None:
+        metrics |= {"best_epoch": fit.best_epoch, "n_epochs": fit.n_epochs}
+    metrics["n_parameters"] = sum(p.numel() for p in [*model.parameters(), *model.buffers()])
+    metrics["seconds"] = seconds
+    return metrics
+
+
+def _samples(recommender: Recommender, split: Split) -> list[dict[str, Any]]:
+    """A few test users with what they liked, what is recommended, and what of it they went on to like."""
+    usable = np.flatnonzero(
+        (np.diff(split.test.target.indptr) > 0) & (np.diff(split.test.history.indptr) > 0)
+    )
+    rows = usable[:: max(1, len(usable) // _N_SAMPLES_IN_REPORT)][:_N_SAMPLES_IN_REPORT]
+    if not len(rows):
+        return []
+    label = recommender.catalogue.label
+    ranked = recommender.rank(split.test.history[rows], min(10, split.train.n_items))
+    samples = []
+    for row, items in zip(rows, ranked.items.cpu().numpy(), strict=True):
+        history, target = (
+            matrix.indices[matrix.indptr[row] : matrix.indptr[row + 1]]
+            for matrix in (split.test.history, split.test.target)
+        )
+        samples.append(
+            {
+                "user": split.test.user_ids[row],
+                "history": [str(label(item)) for item in history[:12]],
+                "recommended": [
+                    {"title": str(label(item)), "hit": bool(item in target)} for item in items if item >= 0
+                ],
+            }
+        )
+    return samples
+
+
+def _check_same_configuration(path: Path, config: DictConfig) -> None:
+    """A resumed run must compute what the interrupted one did."""
+    if not path.exists():
+        return
+    before, now = (
+        _flat(values)
+        for values in (yaml.safe_load(path.read_text("utf-8")), OmegaConf.to_container(config, resolve=True))
+    )
+    for key in sorted((before.keys() | now.keys()) - _FREE_ON_RESUME):
+        if before.get(key) != now.get(key):
+            raise UserError(
+                f"{key}: the interrupted run had {before.get(key)!r}, came {now.get(key)!r}; "
+                "resume=true carries on the same configuration"
+            )
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict):
+        return {prefix: node}
+    return {
+        k: v for key, value in node.items() for k, v in _flat(value, f"{prefix}.{key}".lstrip(".")).items()
+    }
+
+
+def _check_same_split(path: Path, split: Split) -> None:
+    recorded = yaml.safe_load(path.read_text("utf-8")).get("sha256")
+    if recorded != split.sha256:
+        raise UserError(
+            f"dataset: the interrupted run had the split {recorded}, came {split.sha256}; the data changed"
+        )
+
+
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Any:
+    began = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - began

@@ -1,0 +1,76 @@
+"""What every recommender here is: histories in, a score for every item out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.sparse import csr_array
+from torch import Tensor, nn
+
+from recsys_vae.errors import UserError
+
+
+class RecommenderModel(nn.Module, ABC):
+    """Scores every item from a user's history alone, so that people unseen in training need no retraining.
+
+    All that a model has learned lies in its ``state_dict``, whose shapes follow from the constructor's
+    arguments; that is what saving and loading rest on.
+    """
+
+    def __init__(self, n_items: int) -> None:
+        super().__init__()
+        check_positive("n_items", n_items)
+        self.n_items = n_items
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's tensors lie."""
+        tensors = [*self.parameters(), *self.buffers()]
+        return tensors[0].device
+
+    def check_histories(self, histories: csr_array) -> None:
+        """Raise :class:`UserError` when the columns are not this model's items."""
+        if histories.ndim != 2 or histories.shape[1] != self.n_items:
+            raise UserError(
+                f"histories: expected a matrix with {self.n_items} columns (the model's items), "
+                f"came {histories.shape}"
+            )
+
+    @abstractmethod
+    def score(self, histories: csr_array) -> Float[Tensor, "users items"]:
+        """Score of every item for every user, higher is better, on the model's device; only the order counts.
+
+        Items of the history are scored like any other: masking them is the ranking's task. A user without
+        items gets the same finite scores as any other such user.
+        """
+
+
+class ClosedFormModel(RecommenderModel):
+    """A recommender that is fitted in one call, without gradient steps."""
+
+    @abstractmethod
+    def fit(self, matrix: csr_array) -> ClosedFormModel:
+        """Learn from a training matrix ``(users, items)`` and return the model itself."""
+
+
+def check_positive(name: str, value: int) -> None:
+    """Raise :class:`UserError` unless ``value`` is a whole number above zero."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise UserError(f"{name}: expected a whole number of at least 1, came {value!r}")
+
+
+def check_interval(
+    name: str, value: float, low: float, high: float, *, include_low: bool = True, include_high: bool = False
+) -> None:
+    """Raise :class:`UserError` unless ``value`` lies in the interval; NaN lies in none."""
+    inside = (low <= value if include_low else low < value) and (
+        value <= high if include_high else value < high
+    )
+    if isinstance(value, bool) or not inside:
+        brackets = "[" if include_low else "(", "]" if include_high else ")"
+        raise UserError(
+            f"{name}: expected a number in {brackets[0]}{low}, {high}{brackets[1]}, came {value!r}"
+        )

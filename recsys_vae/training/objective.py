@@ -1,0 +1,79 @@
+"""What training maximises: the Monte Carlo evidence lower bound, and its point-estimate relative.
+
+Liang et al. 2018, eq. 5 and 6: ``E_q[log p(x|z)] - kl_weight * KL(q(z|x) || p(z))``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from recsys_vae.models import GaussianPosterior, MultVAE, SparseRows
+from recsys_vae.models.base import check_positive
+
+
+class ObjectiveTerms(NamedTuple):
+    """The two halves of the objective, in nats, per user."""
+
+    log_likelihood: Float[Tensor, " users"]
+    kl: Float[Tensor, " users"]
+
+
+# Computes the terms on a batch of histories; all randomness comes from the generator.
+Objective = Callable[[MultVAE, SparseRows, torch.Generator | None], ObjectiveTerms]
+
+
+def gaussian_kl(posterior: GaussianPosterior) -> Float[Tensor, " users"]:
+    """``KL(N(mean, diag exp(log_variance)) || N(0, I))`` in nats, per user (Kingma & Welling 2014, appendix B)."""
+    mean, log_variance = posterior
+    # expm1(v) - v keeps its digits where the posterior is close to the prior; exp(v) - 1 - v does not.
+    return 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance).sum(dim=-1)
+
+
+def sample_gaussian(
+    posterior: GaussianPosterior, n_samples: int, generator: torch.Generator | None
+) -> Float[Tensor, "samples users latent"]:
+    """Reparameterised draws ``mean + standard_deviation * noise``, differentiable in the posterior."""
+    noise = torch.randn(
+        (n_samples, *posterior.mean.shape),
+        generator=generator,
+        device=posterior.mean.device,
+        dtype=posterior.mean.dtype,
+    )
+    return torch.addcmul(posterior.mean, posterior.standard_deviation, noise)
+
+
+class MonteCarloELBO:
+    """Estimate ``E_q[log p(x|z)]`` by the mean over ``n_samples`` reparameterised draws; the KL is exact.
+
+    Unbiased for any ``n_samples``; the variance falls as its inverse. One draw, as in the paper, is usual.
+    """
+
+    def __init__(self, n_samples: int = 1) -> None:
+        check_positive("objective.n_samples", n_samples)
+        self.n_samples = n_samples
+
+    def __call__(
+        self, model: MultVAE, histories: SparseRows, generator: torch.Generator | None
+    ) -> ObjectiveTerms:
+        """Terms per user."""
+        posterior = model.encode(histories, generator=generator)
+        draws = sample_gaussian(posterior, self.n_samples, generator)
+        log_likelihoods = [model.log_likelihood(latent, histories) for latent in draws]
+        return ObjectiveTerms(torch.stack(log_likelihoods).mean(dim=0), gaussian_kl(posterior))
+
+
+class PointLogLikelihood:
+    """``log p(x | z)`` at the encoder's point estimate, without a KL term: the objective of Mult-DAE."""
+
+    def __call__(
+        self, model: MultVAE, histories: SparseRows, generator: torch.Generator | None
+    ) -> ObjectiveTerms:
+        """Terms per user; the KL is 0."""
+        latent = model.encode(histories, generator=generator).mean
+        log_likelihood = model.log_likelihood(latent, histories)
+        return ObjectiveTerms(log_likelihood, torch.zeros_like(log_likelihood))

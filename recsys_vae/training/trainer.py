@@ -1,0 +1,167 @@
+"""Trains a VAE with Lightning: one call, from a model with fresh weights to a model with its best ones."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, RichProgressBar
+
+from recsys_vae.errors import UserError
+from recsys_vae.models import MultVAE
+from recsys_vae.models.base import check_interval, check_positive
+from recsys_vae.training.callbacks import (
+    AtomicCheckpointIO,
+    OnEpoch,
+    ResumableCheckpoint,
+    Validate,
+    ValidateAndKeepBest,
+)
+from recsys_vae.training.kl_schedule import LinearKLSchedule
+from recsys_vae.training.learning_rate import LearningRateSchedule
+from recsys_vae.training.lit_vae import LitVAE, OptimiserFactory
+from recsys_vae.training.objective import Objective
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What training leaves besides the weights: where the best epoch was, and what it cost.
+
+    ``seconds`` is the wall time of the training epochs, without validation and checkpoints.
+    """
+
+    best_epoch: int
+    best_score: float
+    n_epochs: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class VAETrainer:
+    """Settings of a training run; ``configs/trainer`` documents each.
+
+    ``accelerator``, ``devices``, ``precision`` and ``strategy`` are handed to Lightning as they are.
+    """
+
+    max_epochs: int
+    objective: Objective
+    kl_schedule: LinearKLSchedule
+    optimiser: OptimiserFactory
+    learning_rate_schedule: LearningRateSchedule
+    batch_size: int = 500
+    patience: int = 10
+    monitor: str = "ndcg@100"
+    accelerator: str = "auto"
+    devices: int | str | list[int] = 1
+    precision: str | int = "32-true"
+    strategy: str = "auto"
+    checkpoint_seconds: float = 30.0
+    progress_bar: bool = True
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        check_positive("trainer.max_epochs", self.max_epochs)
+        check_positive("trainer.patience", self.patience)
+        check_interval("trainer.checkpoint_seconds", self.checkpoint_seconds, 0.0, float("inf"))
+
+    def fit(
+        self,
+        model: MultVAE,
+        datamodule: pl.LightningDataModule,
+        validate: Validate,
+        *,
+        seed: int = 0,
+        directory: Path | None = None,
+        on_epoch: OnEpoch = lambda row: None,
+        on_start: Callable[[int], None] = lambda epoch: None,
+    ) -> Fit:
+        """Train ``model`` in place and leave it with the weights of its best validation epoch, in eval mode.
+
+        Args:
+            model: the network, with fresh weights.
+            datamodule: gives batches of histories.
+            validate: from the model to its validation metrics; called after each epoch.
+            seed: of the noise.
+            directory: where the checkpoint and the TensorBoard log go. A checkpoint found there is resumed from.
+                ``None`` keeps everything in memory.
+            on_epoch: receives a row of figures after each epoch.
+            on_start: receives the number of epochs already done before the first one trains.
+        """
+        keep_best = ValidateAndKeepBest(validate, self.monitor, on_epoch)
+        callbacks: list[pl.Callback] = [
+            pl.callbacks.LambdaCallback(on_train_start=lambda trainer, _: on_start(trainer.current_epoch)),
+            keep_best,
+            EarlyStopping(
+                f"validation_{self.monitor}",
+                mode="max",
+                patience=self.patience,
+                check_on_train_epoch_end=True,
+                check_finite=True,
+            ),
+        ]
+        if self.progress_bar:
+            callbacks.append(RichProgressBar(leave=False))
+        checkpoint: Path | None = None
+        if directory is not None:
+            callback = ResumableCheckpoint(directory / "checkpoint", self.checkpoint_seconds)
+            callbacks.append(callback)
+            checkpoint = callback.path if callback.path.exists() else None
+        trainer = self._lightning_trainer(callbacks, directory)
+        module = LitVAE(
+            model, self.objective, self.kl_schedule, self.optimiser, self.learning_rate_schedule, seed
+        )
+        with warnings.catch_warnings():
+            # Advice for image pipelines: the batches here are slices of a matrix in memory.
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings(
+                "ignore", message=".*number of training batches.*smaller than the logging"
+            )
+            trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        model.load_state_dict(keep_best.best_weights)
+        model.eval()
+        return Fit(
+            best_epoch=keep_best.best_epoch,
+            best_score=keep_best.best_score,
+            n_epochs=trainer.current_epoch,
+            seconds=keep_best.training_seconds,
+        )
+
+    def _lightning_trainer(self, callbacks: list[pl.Callback], directory: Path | None) -> pl.Trainer:
+        logger: Any = False
+        if self.tensorboard and directory is not None:
+            logger = pl.loggers.TensorBoardLogger(directory, name="", version="tensorboard")
+        try:
+            return pl.Trainer(
+                accelerator=self.accelerator,
+                devices=self.devices,
+                precision=self.precision,  # type: ignore[arg-type]  # checked by Lightning, which names the choices
+                strategy=self.strategy,
+                max_epochs=self.max_epochs,
+                callbacks=callbacks,
+                logger=logger,
+                plugins=[AtomicCheckpointIO()],
+                enable_checkpointing=directory is not None,
+                enable_progress_bar=self.progress_bar,
+                enable_model_summary=False,
+                use_distributed_sampler=False,
+                num_sanity_val_steps=0,
+            )
+        except (
+            ValueError,
+            TypeError,
+            RuntimeError,
+            pl.utilities.exceptions.MisconfigurationException,
+        ) as error:
+            raise UserError(f"trainer: {error}") from error
+
+
+def supports_fast_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware; elsewhere bf16 is many times slower than float32."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
