@@ -215,6 +215,8 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Recommender:
         raise
     except Exception as error:  # whatever a damaged configuration provokes
         raise UserError(f"run: {run.path}: the weights do not fit the configuration ({error})") from error
+    if "train_users" not in items:
+        raise UserError(f"run: {run.path / 'items.parquet'}: expected a column train_users")
     catalogue = Catalogue(run.item_ids, run.titles, items["train_users"].to_numpy(np.int64))
     return Recommender(model.to(device), catalogue, run)
 

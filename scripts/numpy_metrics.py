@@ -9,7 +9,7 @@ NDCG_AT = 100
 RECALL_AT = (20, 50)
 
 
-def ranking_metrics(scores: np.ndarray, history: sp.sparray, target: sp.sparray) -> dict[str, np.ndarray]:
+def ranking_metrics(scores: np.ndarray, history: sp.csr_array, target: sp.csr_array) -> dict[str, np.ndarray]:
     """NDCG@100, recall@20 and recall@50 of every user, from ``scores`` ``(users, items)``.
 
     Items of the history are not ranked; ties go to the lower index. Gains are binary, the ideal list and the

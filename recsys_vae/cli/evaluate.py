@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from recsys_vae.atomic import atomic_path
 from recsys_vae.cli.metric_depth import check_metric_depth
+from recsys_vae.cli.metrics_record import metrics_record
 from recsys_vae.cli.output import check_output
 from recsys_vae.cli.runtime import console, metrics_table, pick_device, set_threads
 from recsys_vae.errors import UserError
@@ -41,12 +42,7 @@ def run(config: DictConfig) -> dict[str, Any]:
         config.evaluation.batch_size,
     )
     seconds = time.perf_counter() - began
-    metrics = {
-        config.part: result.summary(),
-        f"n_{config.part}_users": result.n_users,
-        "tables": {config.part: result.tables()},
-        "seconds": {"evaluate": seconds},
-    }
+    metrics = metrics_record({config.part: result}, {"evaluate": seconds})
     console.print(metrics_table({config.part: metrics[config.part]}, Path(config.run).name))
     console.print(f"{result.n_users} users, {seconds:.2f} s")
     if output is not None:

@@ -6,6 +6,8 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from recsys_vae.catalogue import Catalogue
 from recsys_vae.cli.metric_depth import check_metric_depth
+from recsys_vae.cli.metrics_record import metrics_record
 from recsys_vae.cli.runtime import (
     console,
     in_terminal,
@@ -82,24 +85,17 @@ def _train(config: DictConfig, writer: RunWriter) -> None:
             "validation": _evaluate(config, model, split, "validation"),
             "test": _evaluate(config, model, split, "test"),
         }
-    metrics = _metrics(results, fit, seconds, model)
-    catalogue = Catalogue(split.train.item_ids, split.train.titles, split.train.item_counts)
+    metrics = metrics_record(results, seconds)
+    metrics["n_parameters"] = sum(tensor.numel() for tensor in model.state_dict().values())
+    if fit is not None:
+        metrics |= {"best_epoch": fit.best_epoch, "n_epochs": fit.n_epochs}
     writer.write_weights(model.state_dict())
     writer.write_items(split.train.item_ids, split.train.titles, split.train.item_counts)
     if config.save_histories:
         writer.write_users(split)
     writer.write_metrics(metrics)
-    per_user = results["test"].per_user
-    writer.write_per_user(per_user)
-    writer.write_report(
-        render_report(
-            config=OmegaConf.to_container(config, resolve=True),
-            metrics=metrics,
-            split={**split.manifest, "sha256": split.sha256},
-            history=writer.read_history(),
-            samples=_samples(Recommender(model, catalogue), split),
-        )
-    )
+    writer.write_per_user(results["test"].per_user)
+    writer.write_report(_report(config, model, split, metrics, writer))
     for part, result in results.items():
         log.info("%s: %s", part, {name: round(mean, 4) for name, mean in result.means.items()})
     title = f"{dataset_name(config)}, {_model_name(config)}, seed {config.seed}"
@@ -143,12 +139,9 @@ def _fit(
         config.trainer, progress_bar=config.trainer.progress_bar and in_terminal() and is_first_process()
     )
     check_metric_depth([trainer.monitor], split.train.n_items)
-    if "bf16" in str(trainer.precision) and trainer.accelerator in ("cpu", "auto"):
-        if not torch.cuda.is_available() and not supports_fast_bfloat16():
-            log.warning(
-                "trainer.precision=%s: this CPU has no bfloat16 arithmetic, float32 is faster here",
-                trainer.precision,
-            )
+    on_cpu = pick_device(trainer.accelerator).type == "cpu"
+    if on_cpu and "bf16" in str(trainer.precision) and not supports_fast_bfloat16():
+        log.warning("trainer.precision: this CPU has no bfloat16 arithmetic, so 32-true would be quicker")
     item_counts = split.train.item_counts
 
     def validate(candidate: MultVAE) -> dict[str, float]:
@@ -190,17 +183,22 @@ def _evaluate(config: DictConfig, model: RecommenderModel, split: Split, part: s
     )
 
 
-def _metrics(
-    results: dict[str, EvaluationResult], fit: Fit | None, seconds: dict[str, float], model: RecommenderModel
-) -> dict[str, Any]:
-    metrics: dict[str, Any] = {part: result.summary() for part, result in results.items()}
-    metrics |= {f"n_{part}_users": result.n_users for part, result in results.items()}
-    metrics |= {"tables": {part: result.tables() for part, result in results.items()}}
-    if fit is not None:
-        metrics |= {"best_epoch": fit.best_epoch, "n_epochs": fit.n_epochs}
-    metrics["n_parameters"] = sum(p.numel() for p in [*model.parameters(), *model.buffers()])
-    metrics["seconds"] = seconds
-    return metrics
+def _report(
+    config: DictConfig, model: RecommenderModel, split: Split, metrics: dict[str, Any], writer: RunWriter
+) -> str:
+    catalogue = Catalogue(split.train.item_ids, split.train.titles, split.train.item_counts)
+    return render_report(
+        dataset=dataset_name(config),
+        model=_model_name(config),
+        seed=config.seed,
+        date=datetime.now(UTC).date().isoformat(),
+        split={**split.manifest, "sha256": split.sha256},
+        config=OmegaConf.to_container(config, resolve=True),  # type: ignore[arg-type]
+        metrics=metrics,
+        history=writer.read_history(),
+        samples=_samples(Recommender(model, catalogue), split),
+        versions={name: version(name) for name in ("recsys-vae", "torch", "numpy", "scipy")},
+    )
 
 
 def _samples(recommender: Recommender, split: Split) -> list[dict[str, Any]]:

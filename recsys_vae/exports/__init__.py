@@ -1,1 +1,30 @@
 """What leaves the process: run directories, vectors, recommendations, the report."""
+
+from recsys_vae.exports.embeddings import read_vectors, write_vectors
+from recsys_vae.exports.histories import Histories, read_histories
+from recsys_vae.exports.recommendations import RankedItems, write_recommendations
+from recsys_vae.exports.report import render_report
+from recsys_vae.exports.run_directory import (
+    Run,
+    RunWriter,
+    check_target,
+    check_targets,
+    default_run_path,
+    read_run,
+)
+
+__all__ = [
+    "Histories",
+    "RankedItems",
+    "Run",
+    "RunWriter",
+    "check_target",
+    "check_targets",
+    "default_run_path",
+    "read_histories",
+    "read_run",
+    "read_vectors",
+    "render_report",
+    "write_recommendations",
+    "write_vectors",
+]

@@ -95,7 +95,7 @@ def read_vectors(
         raise UserError(f"input: expected a name ending in {', '.join(_READERS)}, came {str(path)!r}")
     try:
         return reader(path)
-    except (*_UNREADABLE, SafetensorError, zipfile.BadZipFile) as error:
+    except (*_UNREADABLE, pa.ArrowException, SafetensorError, zipfile.BadZipFile) as error:
         raise UserError(f"input: {path} cannot be read as vectors: {error}") from error
 
 

@@ -120,6 +120,7 @@ class _Source:
             column = self.guard(column.cast, pa.int64())
         elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
             column = self.guard(column.cast, pa.large_string())
+            self.guard(column.validate, full=True)  # Parquet does not check that its text is UTF-8
         else:
             raise UserError(f"input: {self.path}: expected whole numbers or text as {meaning}, came {kind}")
         if column.null_count:

@@ -3,7 +3,7 @@
 ==================  ============================================================================
 ``config.yaml``      the resolved configuration
 ``model.safetensors``  the weights
-``items.parquet``    ``item_index``, ``item_id``, ``title`` if known
+``items.parquet``    ``item_index``, ``item_id``, ``title`` if known, ``train_users``
 ``users.parquet``    ``user_id``, ``part``, ``history``, ``target``; may be left out
 ``split.json``       the split's seed, counts and SHA-256
 ``metrics.json``     means, standard errors, intervals

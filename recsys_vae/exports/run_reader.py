@@ -96,9 +96,7 @@ class Run:
         if "history.csv" not in self.manifest["files"]:
             return pd.DataFrame()
         with _readable(self.path / "history.csv") as file:
-            # Arrow's parser gives every float back exactly, on every version of pandas.
-            table = pacsv.read_csv(file)
-            return pd.DataFrame({name: _numbers(table.column(name)) for name in table.column_names})
+            return read_epochs(file)
 
     @cached_property
     def _user_table(self) -> pa.Table | None:
@@ -148,11 +146,18 @@ def read_run(path: str | Path) -> Run:
     )
 
 
+def read_epochs(path: Path) -> pd.DataFrame:
+    """``history.csv``, one row an epoch; empty columns read as NaN."""
+    # Arrow's parser gives every float back exactly, on every version of pandas.
+    table = pacsv.read_csv(path)
+    return pd.DataFrame({name: _numbers(table.column(name)) for name in table.column_names})
+
+
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[Path]:
     try:
         yield path
-    except (OSError, ValueError, SafetensorError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, pa.ArrowException, SafetensorError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"run: {path} cannot be read: {error}") from error
 
 

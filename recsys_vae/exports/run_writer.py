@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 from safetensors.torch import save_file
 from scipy.sparse import csr_array
 from torch import Tensor
@@ -30,7 +30,7 @@ from recsys_vae.exports.disk_space import explain_full_disk
 from recsys_vae.exports.id_columns import ids_to_arrow, list_column
 from recsys_vae.exports.run_lock import acquire_lock, release_lock
 from recsys_vae.exports.run_manifest import write_manifest
-from recsys_vae.exports.run_reader import PARTIAL_SUFFIX
+from recsys_vae.exports.run_reader import PARTIAL_SUFFIX, read_epochs
 from recsys_vae.interactions.matrix import Split
 
 _CHECKPOINT = "checkpoint"
@@ -121,15 +121,24 @@ class RunWriter:
             save_file(ready, temporary, metadata={"format": "pt"})
 
     def write_items(
-        self, item_ids: Shaped[np.ndarray, " items"], titles: Shaped[np.ndarray, " items"] | None = None
+        self,
+        item_ids: Shaped[np.ndarray, " items"],
+        titles: Shaped[np.ndarray, " items"] | None = None,
+        train_users: Int[np.ndarray, " items"] | None = None,
     ) -> None:
-        """``items.parquet``: the item id, and the title if known, behind every column of the model."""
+        """``items.parquet``: the item id, and the title if known, behind every column of the model.
+
+        ``train_users`` says how many training users each item has; it is what the ranking by popularity, for
+        somebody without a known item, is made from.
+        """
         columns = {
             "item_index": pa.array(np.arange(len(item_ids)), pa.int32()),
             "item_id": ids_to_arrow(item_ids),
         }
         if titles is not None:
             columns["title"] = pa.array(titles, pa.string(), from_pandas=True)
+        if train_users is not None:
+            columns["train_users"] = pa.array(train_users, pa.int64())
         self._write_table("items.parquet", pa.table(columns))
 
     def write_users(self, split: Split) -> None:
@@ -195,6 +204,11 @@ class RunWriter:
             file.write(text.getvalue())
             file.flush()
             os.fsync(file.fileno())
+
+    def read_history(self) -> pd.DataFrame | None:
+        """The rows so far, or ``None`` when there are none."""
+        path = self.directory / "history.csv"
+        return read_epochs(path) if path.exists() else None
 
     def truncate_history(self, last_epoch: int | None = None) -> None:
         """Drop the rows after ``last_epoch``, that of the checkpoint which a resumed run goes on from.

@@ -1,5 +1,6 @@
 """From a table of ratings to a split: sources, reading, filtering, held-out users."""
 
+from recsys_vae.interactions.datamodule import HistoryDataModule
 from recsys_vae.interactions.leave_last_out import LeaveLastOut
 from recsys_vae.interactions.matrix import HeldOut, Interactions, Split
 from recsys_vae.interactions.ratings import FilterCounts, FilteredRatings, filter_ratings, to_interactions
@@ -13,6 +14,7 @@ __all__ = [
     "FilterCounts",
     "FilteredRatings",
     "HeldOut",
+    "HistoryDataModule",
     "Interactions",
     "LeaveLastOut",
     "RatingsTable",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import torch
 from jaxtyping import Float
 from scipy.sparse import csr_array

@@ -30,10 +30,10 @@ def top_k(scores: Float[Tensor, "users items"], k: int) -> TopK:
     The tie rule holds exactly, at the k-th place too, so the answer is a function of the scores alone. Items
     that score -inf (see ``mask_seen``) are never ranked. ``scores`` is not modified.
 
-    The method is a selection in two steps, about twice as fast as ``torch.topk`` on a CPU. A threshold from
-    the maxima of a few times k groups of items leaves a little more than k scores above it; where ties
-    leave fewer, the first scores equal to it make up the number. These few are sorted, stably, from the
-    lowest index up.
+    The method is a selection in two steps; on a CPU it takes half the time of ``torch.topk`` for 100 of 3,500
+    items, and about the same for 10 of them or for 100 of 20,000. A threshold from the maxima of a few times
+    k groups of items leaves a little more than k scores above it; where ties leave fewer, the first scores
+    equal to it make up the number. These few are sorted, stably, from the lowest index up.
 
     Raises ``UserError`` when k is not between 1 and the number of items, or when a score is NaN.
     """

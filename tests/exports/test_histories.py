@@ -190,14 +190,42 @@ def test_a_parquet_file_cut_or_changed_anywhere_is_an_error_or_a_table(tmp_path:
                 read(tmp_path / "h.parquet")
 
 
-@FUZZ
-@given(
-    content=st.one_of(
-        st.binary(max_size=60), st.text(alphabet='user_id,item"\n1x', max_size=80).map(str.encode)
-    )
+ANY_BYTES = st.one_of(
+    st.binary(max_size=60), st.text(alphabet='user_id,item"\n1x', max_size=80).map(str.encode)
 )
+
+
+@FUZZ
+@given(content=ANY_BYTES)
 def test_any_bytes_are_a_table_or_this_error(tmp_path: Path, content: bytes) -> None:
     for prefix in (b"", b"user_id,item_id\n"):
         (tmp_path / "h.csv").write_bytes(prefix + content)
         with contextlib.suppress(UserError):
             read(tmp_path / "h.csv")
+
+
+@pytest.mark.slow
+@settings(FUZZ, max_examples=2000)
+@given(content=ANY_BYTES)
+def test_any_two_thousand_files_are_a_table_or_this_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "h.csv").write_bytes(b"user_id,item_id,weight\n" + content)
+    with contextlib.suppress(UserError):
+        read(tmp_path / "h.csv")
+
+
+@pytest.mark.slow
+@settings(FUZZ, max_examples=2000)
+@given(data=st.data())
+def test_any_two_thousand_damaged_parquet_files_are_a_table_or_this_error(
+    tmp_path: Path, data: st.DataObject
+) -> None:
+    layout = data.draw(st.sampled_from(["items", "item_id"]))
+    items: Any = [[1, 2], [3]] * 3 if layout == "items" else list("abcdef")
+    path = tmp_path / "h.parquet"
+    pq.write_table(pa.table({"user_id": range(6), layout: items}), path)
+    content = bytearray(path.read_bytes())
+    for position in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
+        content[position] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    with contextlib.suppress(UserError):
+        read(path)
