@@ -49,10 +49,10 @@ class Catalogue:
             values = np.where(whole, numbers, -1).astype(np.int64)
             same = values.astype(str).astype(object) == np.asarray([str(i) for i in ids], dtype=object)
             found = self._by_id.get_indexer(pd.Index(values))
-            return np.where(whole & same, found, -1).astype(np.int64)
+            return np.asarray(np.where(whole & same, found, -1), dtype=np.int64)
         if self.item_ids.dtype.kind == "O" and ids.dtype.kind in "iu":
             ids = ids.astype(str).astype(object)
-        return self._by_id.get_indexer(pd.Index(ids)).astype(np.int64)
+        return np.asarray(self._by_id.get_indexer(pd.Index(ids)), dtype=np.int64)
 
     def find(self, item: int | str) -> int:
         """Item index of an id or of a title (upper and lower case are one), -1 where there is none."""

@@ -18,7 +18,7 @@ class UserError(ValueError):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return ``did you mean 'x'?`` for the closest valid name, or the list of all valid names.
+    """Return ``did you mean 'x'?`` for the closest valid name, or the list of all, where they are few.
 
     >>> nearest("ndgc", ["ndcg", "recall"])
     "did you mean 'ndcg'?"
@@ -27,4 +27,6 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}?"
+    if len(options) > 20:
+        return "nothing that is valid looks like it"
     return f"expected one of {', '.join(options)}"

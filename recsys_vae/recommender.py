@@ -125,7 +125,7 @@ class Recommender:
         scores = self.model.score(histories)
         empty = np.flatnonzero(np.diff(histories.indptr) == 0)
         if len(empty):
-            popularity = torch.from_numpy(self.catalogue.item_counts).to(scores)
+            popularity = torch.tensor(self.catalogue.item_counts).to(scores)
             scores[torch.from_numpy(empty).to(scores.device)] = popularity
             log.warning(
                 "%d of %d histories hold no known item: they get the popularity ranking",

@@ -53,24 +53,15 @@ def run(config: DictConfig) -> pd.DataFrame:
     shown = Table(
         title=f"{int(table['n'].iloc[0])} users, split {opened[0].split['sha256'][:12]}", title_justify="left"
     )
-    for heading in (
-        "run",
-        "against",
-        "metric",
-        "mean",
-        "against",
-        "difference",
-        "95 % interval",
-        "p",
-        "p (Holm)",
-    ):
-        shown.add_column(heading, justify="left" if heading in ("run", "metric") else "right")
+    for heading in ("run", "metric", "mean", "difference", "95 % interval", "p", "p (Holm)"):
+        shown.add_column(
+            heading, justify="left" if heading in ("run", "metric") else "right", overflow="fold"
+        )
     for row in table.to_dict("records"):
         shown.add_row(
-            *(str(row["run"]), str(row["baseline"]), str(row["metric"])),
-            *(f"{row['mean']:.4f}", f"{row['baseline_mean']:.4f}"),
+            *(f"{row['run']} - {row['baseline']}", str(row["metric"]), f"{row['mean']:.4f}"),
             f"{row['difference']:+.4f} ± {row['stderr']:.4f}",
-            f"[{row['low']:+.4f}, {row['high']:+.4f}]",
+            f"{row['low']:+.4f} to {row['high']:+.4f}",
             *(f"{row['p_value']:.4f}", f"{row['p_holm']:.4f}"),
         )
     console.print(shown, markup=False)

@@ -110,7 +110,8 @@ def _explain(verb: str, config_dir: Path, overrides: Sequence[str], error: Excep
                 return UserError(
                     f"{key}: {parent} has no such setting with {' '.join(choices) or 'these choices'}"
                 )
-            return UserError(f"{key}: unknown key of recsys-vae {verb}; {nearest(key, valid)}")
+            names = {*valid, *_groups(config_dir)}
+            return UserError(f"{key}: unknown key of recsys-vae {verb}; {nearest(key, names)}")
         if isinstance(error, OverrideParseException) and override in str(error):
             return UserError(f"{key}: expected a value that Hydra can read, came {value!r}; quote it")
     return UserError(f"configuration: {_first_line(error)}")

@@ -23,17 +23,18 @@ def run(config: DictConfig) -> None:
     given = [key for key in ("user", "items", "input") if config[key] is not None]
     if len(given) != 1:
         came = " and ".join(given) or "none"
-        raise UserError(f"recommend: expected exactly one of user=, items= and input=, came {came}")
+        raise UserError(f"user: expected exactly one of user=, items= and input=, came {came}")
     if config.input is not None and config.output is None:
         raise UserError("output: expected a file for the recommendations to input's users, came none")
     output = check_output(config.output, (".parquet", ".csv"))
     check_positive("k", config.k)
     check_positive("batch_size", config.batch_size)
-    items = None if config.items is None else parse_items(str(config.items))
+    items = None if config["items"] is None else parse_items(str(config["items"]))
     recommender = load(config.run, pick_device(config.accelerator))
     recommender.check_k(config.k)
     catalogue = recommender.catalogue
     if config.input is not None:
+        assert output is not None
         ranked = _rank_file(recommender, config)
         write_recommendations(output, ranked, item_ids=catalogue.item_ids, titles=catalogue.titles)
         return
@@ -44,7 +45,7 @@ def run(config: DictConfig) -> None:
         writer(output, index=False)
         return
     if history.nnz:
-        known = [str(catalogue.label(item)) for item in history.indices[:8]]
+        known = [str(catalogue.label(int(item))) for item in history.indices[:8]]
         more = f" and {history.nnz - 8} more" if history.nnz > 8 else ""
         console.print(f"liked: {', '.join(known)}{more}", markup=False)
     shown = Table()

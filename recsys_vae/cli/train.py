@@ -220,9 +220,11 @@ def _samples(recommender: Recommender, split: Split) -> list[dict[str, Any]]:
         samples.append(
             {
                 "user": split.test.user_ids[row],
-                "history": [str(label(item)) for item in history[:12]],
+                "history": [str(label(int(item))) for item in history[:12]],
                 "recommended": [
-                    {"title": str(label(item)), "hit": bool(item in target)} for item in items if item >= 0
+                    {"title": str(label(int(item))), "hit": bool(item in target)}
+                    for item in items
+                    if item >= 0
                 ],
             }
         )

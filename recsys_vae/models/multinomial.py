@@ -91,5 +91,7 @@ class MultinomialOutput(nn.Module):
 
         In nats, per user, float32. Under autocast the products and the logits are in the lower precision.
         """
-        result: Tensor = _MultinomialOutput.apply(hidden, self.weight, self.bias, histories)
+        result: Tensor = _MultinomialOutput.apply(  # type: ignore[no-untyped-call]
+            hidden, self.weight, self.bias, histories
+        )
         return result

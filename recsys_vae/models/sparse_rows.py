@@ -126,5 +126,5 @@ def sparse_product(
     """
     if weight.device.type == "mps":
         return rows.dense().to(weight.dtype) @ weight
-    product: Tensor = _SparseProduct.apply(weight, rows)
+    product: Tensor = _SparseProduct.apply(weight, rows)  # type: ignore[no-untyped-call]
     return product

@@ -127,7 +127,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         with atomic_path(target) as temporary:
             torch.save(checkpoint, temporary)
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, **_: Any) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         """Load with ``weights_only=True``, whatever the caller asked for."""
         checkpoint: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
         return checkpoint

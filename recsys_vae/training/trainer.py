@@ -10,6 +10,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import EarlyStopping, RichProgressBar
 
 from recsys_vae.errors import UserError
@@ -157,7 +158,7 @@ class VAETrainer:
             ValueError,
             TypeError,
             RuntimeError,
-            pl.utilities.exceptions.MisconfigurationException,
+            MisconfigurationException,
         ) as error:
             raise UserError(f"trainer: {error}") from error
 

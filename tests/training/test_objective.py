@@ -113,7 +113,7 @@ def test_elbo_is_below_the_log_evidence(rows) -> None:
         elbo = torch.stack([t.log_likelihood - t.kl for t in terms]).double()
     gap = evidence - elbo.mean(dim=0)
     error = elbo.std(dim=0) / 20**0.5
-    assert (gap > -4.5 * error).all()
+    assert (gap > -4.5 * error - 1e-5).all()  # float32 rounding, where the first user has no items at all
     assert (gap[1:] > 4.5 * error[1:]).all()  # an untrained encoder is not the posterior
     assert (gap < 5.0).all()
 

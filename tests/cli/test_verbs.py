@@ -1,0 +1,155 @@
+"""The verbs from end to end, on the made-up data set, through the function that the installed command calls."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import recsys_vae
+from recsys_vae.cli.main import main
+from recsys_vae.exports import read_vectors
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+SMALL = ["dataset=tiny", "model.latent_dim=4", "model.hidden_dims=[8]", "trainer.tensorboard=false"]
+METRICS = ["evaluation.metrics=[ndcg@10,recall@5]", "trainer.monitor=ndcg@10"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> str:
+    path = str(tmp_path_factory.mktemp("runs") / "vae")
+    assert main(["train", *SMALL, *METRICS, "trainer.max_epochs=8", f"run={path}"]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def ease_run(tmp_path_factory) -> str:
+    path = str(tmp_path_factory.mktemp("runs") / "ease")
+    assert main(["train", "dataset=tiny", "model=ease", METRICS[0], f"run={path}"]) == 0
+    return path
+
+
+def test_same_seed_same_metrics(run, tmp_path) -> None:
+    again = str(tmp_path / "again")
+    assert main(["train", *SMALL, *METRICS, "trainer.max_epochs=8", f"run={again}"]) == 0
+    first, second = (json.loads((tmp_path / path / "metrics.json").read_text()) for path in (run, again))
+    assert first["test"] == second["test"]
+    assert first["validation"] == second["validation"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 500])
+def test_evaluate_again_gives_the_recorded_metrics(run, tmp_path, batch_size) -> None:
+    output = tmp_path / "metrics.json"
+    arguments = [METRICS[0], f"evaluation.batch_size={batch_size}", f"output={output}"]
+    assert main(["evaluate", f"run={run}", *arguments]) == 0
+    recorded = json.loads((tmp_path / run / "metrics.json").read_text())["test"]
+    for name, value in json.loads(output.read_text())["test"].items():
+        assert value["mean"] == pytest.approx(recorded[name]["mean"], abs=1e-6)
+
+
+def test_inner_product_search_over_exported_vectors_gives_the_recommendations(run, tmp_path) -> None:
+    for what in ("users", "items"):
+        arguments = [f"what={what}", "space=retrieval", f"output={tmp_path / what}.parquet"]
+        assert main(["export", f"run={run}", *arguments]) == 0
+    user_ids, users = read_vectors(tmp_path / "users.parquet")
+    item_ids, items = read_vectors(tmp_path / "items.parquet")
+    recommender = recsys_vae.load(run)
+    for row in range(0, len(user_ids), 11):
+        user = user_ids[row]
+        scores = items["vector"] @ users["vector"][row]
+        scores[recommender.history_of_user(user).indices] = -np.inf
+        best = item_ids[np.argsort(-scores, kind="stable")[:5]]
+        assert list(recommender.recommend_user(user, k=5)["item_id"]) == list(best)
+
+
+def test_taste_vectors_have_mean_and_standard_deviation(run, tmp_path) -> None:
+    assert main(["export", f"run={run}", f"output={tmp_path / 'users.npz'}"]) == 0
+    ids, vectors = read_vectors(tmp_path / "users.npz")
+    assert vectors["mean"].shape == vectors["std"].shape == (len(ids), 4)
+    assert (vectors["std"] > 0).all()
+
+
+def test_a_file_of_new_users(run, tmp_path) -> None:
+    catalogue = recsys_vae.load(run).catalogue
+    histories = pd.DataFrame(
+        {"user_id": ["a", "a", "b"], "item_id": [*catalogue.item_ids[:2], "no such item"]}
+    )
+    histories.to_parquet(tmp_path / "in.parquet")
+    output = tmp_path / "out.parquet"
+    assert (
+        main(["recommend", f"run={run}", f"input={tmp_path / 'in.parquet'}", f"output={output}", "k=3"]) == 0
+    )
+    table = pd.read_parquet(output)
+    assert list(table["user_id"]) == ["a"] * 3 + ["b"] * 3
+    assert not set(table["item_id"][:3]) & set(catalogue.item_ids[:2])
+    popular = catalogue.item_ids[np.argsort(-catalogue.item_counts, kind="stable")[:3]]
+    assert list(table["item_id"][3:]) == list(popular)
+
+
+def test_compare_two_models_on_one_split(run, ease_run, tmp_path) -> None:
+    output = tmp_path / "table.csv"
+    assert main(["compare", run, ease_run, "metrics=[ndcg@10]", f"output={output}"]) == 0
+    assert list(pd.read_csv(output)["metric"]) == ["ndcg@10"]
+
+
+def test_prepare_and_help(capsys) -> None:
+    assert main(["prepare", "dataset=tiny"]) == 0
+    assert "split sha256" in capsys.readouterr().out
+    for verb in ("prepare", "train", "evaluate", "recommend", "export", "compare"):
+        assert main([verb, "--help"]) == 0
+        assert f"recsys-vae {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["trian"], "did you mean 'train'"),
+        (["train", "mdoel=ease"], "did you mean 'model'"),
+        (["train", "model=eas"], "did you mean 'ease'"),
+        (["train", "dataset=ml-1n"], "dataset"),
+        (["train", "trainer.max_epoch=3"], "trainer.max_epochs"),
+        (["train", "dataset=table", "dataset.path=/no/such/file.csv"], "/no/such/file.csv"),
+        (["train", "dataset=tiny", "filters.rating_threshold=99"], "rating_threshold"),
+        (["train", "dataset=tiny", "filters.min_user_items=0"], "min_user_items"),
+        (["train", "dataset=tiny", "filters.min_user_items=10000"], "min_user_items"),
+        (["train", "dataset=tiny", "split.n_test_users=5000"], "n_test_users"),
+        (["train", "dataset=tiny", "evaluation.metrics=[ndgc@10]"], "did you mean 'ndcg'"),
+        (["train", "dataset=tiny", "evaluation.metrics=[ndcg@9999]"], "catalogue"),
+        (["train", "dataset=tiny", "trainer.max_epochs=0"], "max_epochs"),
+        (["train", "dataset=tiny", "trainer.batch_size=-1"], "batch_size"),
+        (["train", "dataset=tiny", "model.latent_dim=0"], "latent_dim"),
+        (["train", "dataset=tiny", "seed=-1"], "seed"),
+        (["evaluate"], "run"),
+        (["evaluate", "run=/no/such/run"], "/no/such/run"),
+        (["compare", "/no/such/run"], "two or more"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, said, capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("recsys-vae: ")]
+    assert len(errors) == 1
+    assert said in errors[0]
+    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob("metrics.json"))
+
+
+def test_k_beyond_the_catalogue_and_an_unknown_user(run, capsys) -> None:
+    assert main(["recommend", f"run={run}", "items=[1]", "k=10000"]) == 2
+    assert main(["recommend", f"run={run}", "user=nobody"]) == 2
+    assert "nobody" in capsys.readouterr().err
+
+
+def test_a_changed_byte_in_a_run_is_noticed(ease_run, capsys, tmp_path) -> None:
+    weights = tmp_path / ease_run / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    try:
+        assert main(["evaluate", f"run={ease_run}"]) == 2
+        assert "model.safetensors" in capsys.readouterr().err
+    finally:
+        content[-1] ^= 1
+        weights.write_bytes(content)
