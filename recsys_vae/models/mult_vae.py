@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from recsys_vae.models.base import RecommenderModel, check_interval, check_positive
 from recsys_vae.models.initialisation import initialise_bias, initialise_weight
 from recsys_vae.models.multinomial import MultinomialOutput
+from recsys_vae.models.sampled_gradient import sampled_gradient_log_likelihood
 from recsys_vae.models.sparse_rows import SparseRows, sparse_product
 
 
@@ -121,10 +122,24 @@ class MultVAE(RecommenderModel):
         return logits
 
     def log_likelihood(
-        self, latent: Float[Tensor, "users latent"], histories: SparseRows
+        self,
+        latent: Float[Tensor, "users latent"],
+        histories: SparseRows,
+        *,
+        gradient_share: float = 1.0,
+        generator: torch.Generator | None = None,
     ) -> Float[Tensor, " users"]:
-        """``log p(x | z)`` in nats, per user, without the multinomial coefficient."""
-        return self.output.log_likelihood(self.decode_hidden(latent), histories)
+        """``log p(x | z)`` in nats, per user, without the multinomial coefficient.
+
+        The value is exact. Its gradient is too, unless ``gradient_share`` is below 1: then it is an unbiased
+        estimate from that share of the items, drawn by ``generator`` (see :mod:`~recsys_vae.models.sampled_gradient`).
+        """
+        hidden = self.decode_hidden(latent)
+        if gradient_share == 1.0:
+            return self.output.log_likelihood(hidden, histories)
+        return sampled_gradient_log_likelihood(
+            hidden, self.output.weight, self.output.bias, histories, gradient_share, generator
+        )
 
     def forward(self, histories: SparseRows) -> Float[Tensor, "users items"]:
         """Logits at the posterior mean."""

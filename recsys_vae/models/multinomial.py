@@ -25,6 +25,32 @@ def multinomial_log_likelihood(
     return histories.row_sums(histories.values * (observed - log_normaliser[histories.users]))
 
 
+def padded_logits(
+    hidden: Float[Tensor, "users features"],
+    weight: Float[Tensor, "items features"],
+    bias: Float[Tensor, " items"],
+) -> Float[Tensor, "users padded_items"]:
+    """``hidden @ weight.T + bias``, outside automatic differentiation, with columns of -inf up to a multiple of 16.
+
+    Matrix products write rows that lie a multiple of 16 numbers apart at full speed; with 3,497 items side by side
+    they take half as long again (AVX2), and on CUDA they miss the tensor cores. ``[:, :n_items]`` is a view.
+    """
+    n_users, n_items = len(hidden), len(weight)
+    out = hidden.new_empty(n_users, -(-n_items // 16) * 16)
+    out[:, n_items:] = -torch.inf
+    torch.addmm(bias, hidden, weight.t(), out=out[:, :n_items])
+    return out
+
+
+def log_normaliser_and_probabilities(
+    logits: Float[Tensor, "users items"],
+) -> tuple[Float[Tensor, " users"], Float[Tensor, "users items"]]:
+    """``logsumexp(logits)``, float32, and ``softmax(logits)``, in two passes over the logits."""
+    probabilities = torch.softmax(logits, dim=-1)
+    # The largest probability is at least 1 / items, so this form of the log normaliser never underflows.
+    return logits.amax(dim=-1).float() - probabilities.amax(dim=-1).float().log(), probabilities
+
+
 class _MultinomialOutput(torch.autograd.Function):
     """Log-likelihood of histories under ``softmax(hidden @ weight.T + bias)`` with a hand-written gradient.
 
@@ -39,18 +65,15 @@ class _MultinomialOutput(torch.autograd.Function):
         if torch.is_autocast_enabled(hidden.device.type):
             dtype = torch.get_autocast_dtype(hidden.device.type)
             hidden, weight, bias = hidden.to(dtype), weight.to(dtype), bias.to(dtype)
-        logits = torch.addmm(bias, hidden, weight.t())
-        flat = rows.users * rows.n_items + rows.items
-        observed = rows.row_sums(rows.values * logits.view(-1)[flat].float())
+        logits = padded_logits(hidden, weight, bias)
+        observed = rows.row_sums(rows.values * logits[rows.users, rows.items].float())
         lengths = rows.row_sums(rows.values)
-        largest = logits.amax(dim=-1).float()
-        probabilities = torch.softmax(logits, dim=-1)
+        log_normaliser, probabilities = log_normaliser_and_probabilities(logits)
         del logits
-        # The largest probability is at least 1 / items, so this form of the log normaliser never underflows.
-        log_normaliser = largest - probabilities.amax(dim=-1).float().log()
         gradient = probabilities.mul_(-lengths.to(probabilities.dtype).unsqueeze(-1))
+        flat = rows.users * gradient.shape[1] + rows.items
         gradient.view(-1).index_add_(0, flat, rows.values.to(gradient.dtype))
-        ctx.save_for_backward(hidden, weight, gradient)
+        ctx.save_for_backward(hidden, weight, gradient[:, : rows.n_items])
         return observed - lengths * log_normaliser
 
     @staticmethod
@@ -82,6 +105,8 @@ class MultinomialOutput(nn.Module):
 
     def forward(self, hidden: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch items"]:
         """Logits of every item."""
+        if hidden.ndim == 2 and not torch.is_grad_enabled():
+            return padded_logits(hidden, self.weight, self.bias)[:, : len(self.bias)]
         return nn.functional.linear(hidden, self.weight, self.bias)
 
     def log_likelihood(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn.functional import embedding_bag
@@ -77,13 +77,71 @@ class SparseRows:
         """Hide each nonzero with ``probability`` and scale the others by ``1 / (1 - probability)``."""
         if probability == 0.0:
             return self
-        kept = torch.empty_like(self.values).bernoulli_(1.0 - probability, generator=generator)
-        return self.with_values(self.values * kept / (1.0 - probability))
+        kept = torch.empty_like(self.values).bernoulli_(1.0 - probability, generator=generator).bool()
+        rows = self.keep(kept)
+        return rows.with_values(rows.values / (1.0 - probability))
+
+    def keep(self, mask: Bool[Tensor, " nnz"]) -> SparseRows:
+        """Return the matrix without the nonzeros that ``mask`` leaves out."""
+        before = _exclusive_cumulative_sum(mask)
+        in_columns = mask[self.column_order]
+        kept = torch.nonzero(mask).squeeze(1)
+        return replace(
+            self,
+            offsets=before[self.offsets],
+            items=self.items[kept],
+            users=self.users[kept],
+            values=self.values[kept],
+            column_offsets=_exclusive_cumulative_sum(in_columns)[self.column_offsets],
+            column_order=before[self.column_order[in_columns]],
+        )
 
     def dense(self) -> Float[Tensor, "users items"]:
         """Return the batch as a dense matrix."""
         out = self.values.new_zeros(self.n_users, self.n_items)
         return out.index_put_((self.users, self.items), self.values)
+
+
+def _exclusive_cumulative_sum(mask: Bool[Tensor, " n"]) -> Int[Tensor, " n_plus_one"]:
+    sums: Tensor = torch.nn.functional.pad(mask.cumsum(0), (1, 0))
+    return sums
+
+
+def weighted_rows(
+    rows: SparseRows, weight: Float[Tensor, "items features"]
+) -> Float[Tensor, "users features"]:
+    """``rows @ weight``, outside automatic differentiation."""
+    if weight.device.type == "mps":  # where embedding bags have no weights: dense, but no more than the batch
+        return rows.dense().to(weight.dtype) @ weight
+    return embedding_bag(
+        rows.items,
+        weight,
+        rows.offsets,
+        mode="sum",
+        per_sample_weights=rows.values.to(weight.dtype),
+        include_last_offset=True,
+    )
+
+
+def transposed_product(
+    rows: SparseRows, dense: Float[Tensor, "users features"]
+) -> Float[Tensor, "items features"]:
+    """``rows.T @ dense``, outside automatic differentiation."""
+    if dense.device.type == "mps":
+        return rows.dense().to(dense.dtype).t() @ dense
+    return embedding_bag(
+        rows.users[rows.column_order],
+        dense.contiguous(),
+        rows.column_offsets,
+        mode="sum",
+        per_sample_weights=rows.values[rows.column_order].to(dense.dtype),
+        include_last_offset=True,
+    )
+
+
+def column_sums(rows: SparseRows, per_user: Float[Tensor, " users"]) -> Float[Tensor, " items"]:
+    """``per_user @ rows``: one number per nonzero, summed over each item's users."""
+    return per_user.new_zeros(rows.n_items).index_add_(0, rows.items, rows.values * per_user[rows.users])
 
 
 class _SparseProduct(torch.autograd.Function):
@@ -92,28 +150,11 @@ class _SparseProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, rows: SparseRows) -> Tensor:
         ctx.rows = rows
-        return embedding_bag(
-            rows.items,
-            weight,
-            rows.offsets,
-            mode="sum",
-            per_sample_weights=rows.values.to(weight.dtype),
-            include_last_offset=True,
-        )
+        return weighted_rows(rows, weight)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
-        rows: SparseRows = ctx.rows
-        (grad_output,) = grad_outputs
-        grad_weight = embedding_bag(
-            rows.users[rows.column_order],
-            grad_output.contiguous(),
-            rows.column_offsets,
-            mode="sum",
-            per_sample_weights=rows.values[rows.column_order].to(grad_output.dtype),
-            include_last_offset=True,
-        )
-        return grad_weight, None
+        return transposed_product(ctx.rows, grad_outputs[0]), None
 
 
 def sparse_product(
@@ -121,10 +162,7 @@ def sparse_product(
 ) -> Float[Tensor, "users features"]:
     """Product of sparse histories with a dense matrix, differentiable with respect to ``weight``.
 
-    Costs ``O(nnz * features)`` both ways. On MPS, where embedding bags have no weights, the batch (and nothing
-    more than the batch) is made dense.
+    Costs ``O(nnz * features)`` both ways.
     """
-    if weight.device.type == "mps":
-        return rows.dense().to(weight.dtype) @ weight
     product: Tensor = _SparseProduct.apply(weight, rows)  # type: ignore[no-untyped-call]
     return product

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from recsys_vae.models import GaussianPosterior, MultVAE, SparseRows
-from recsys_vae.models.base import check_positive
+from recsys_vae.models.base import check_interval, check_positive
 
 
 class ObjectiveTerms(NamedTuple):
@@ -51,11 +51,14 @@ class MonteCarloELBO:
     """Estimate ``E_q[log p(x|z)]`` by the mean over ``n_samples`` reparameterised draws; the KL is exact.
 
     Unbiased for any ``n_samples``; the variance falls as its inverse. One draw, as in the paper, is usual.
+    A ``gradient_share`` below 1 estimates the likelihood's gradient, without bias, from that share of the items.
     """
 
-    def __init__(self, n_samples: int = 1) -> None:
+    def __init__(self, n_samples: int = 1, gradient_share: float = 1.0) -> None:
         check_positive("objective.n_samples", n_samples)
+        _check_share(gradient_share)
         self.n_samples = n_samples
+        self.gradient_share = gradient_share
 
     def __call__(
         self, model: MultVAE, histories: SparseRows, generator: torch.Generator | None
@@ -63,17 +66,33 @@ class MonteCarloELBO:
         """Terms per user."""
         posterior = model.encode(histories, generator=generator)
         draws = sample_gaussian(posterior, self.n_samples, generator)
-        log_likelihoods = [model.log_likelihood(latent, histories) for latent in draws]
+        log_likelihoods = [
+            model.log_likelihood(latent, histories, gradient_share=self.gradient_share, generator=generator)
+            for latent in draws
+        ]
         return ObjectiveTerms(torch.stack(log_likelihoods).mean(dim=0), gaussian_kl(posterior))
 
 
 class PointLogLikelihood:
-    """``log p(x | z)`` at the encoder's point estimate, without a KL term: the objective of Mult-DAE."""
+    """``log p(x | z)`` at the encoder's point estimate, without a KL term: the objective of Mult-DAE.
+
+    ``gradient_share`` is that of :class:`MonteCarloELBO`.
+    """
+
+    def __init__(self, gradient_share: float = 1.0) -> None:
+        _check_share(gradient_share)
+        self.gradient_share = gradient_share
 
     def __call__(
         self, model: MultVAE, histories: SparseRows, generator: torch.Generator | None
     ) -> ObjectiveTerms:
         """Terms per user; the KL is 0."""
         latent = model.encode(histories, generator=generator).mean
-        log_likelihood = model.log_likelihood(latent, histories)
+        log_likelihood = model.log_likelihood(
+            latent, histories, gradient_share=self.gradient_share, generator=generator
+        )
         return ObjectiveTerms(log_likelihood, torch.zeros_like(log_likelihood))
+
+
+def _check_share(gradient_share: float) -> None:
+    check_interval("objective.gradient_share", gradient_share, 0.0, 1.0, include_low=False, include_high=True)

@@ -40,10 +40,25 @@ def test_normalised_rows_have_unit_length_and_empty_ones_stay_empty() -> None:
 def test_dropout_hides_a_share_and_keeps_the_mean() -> None:
     rows = SparseRows.from_csr(random_histories(n_users=400, n_items=500, density=0.2))
     dropped = rows.dropout(0.3, torch.Generator().manual_seed(0)).values
-    n = len(dropped)
-    hidden = (dropped == 0).float().mean()
+    n = len(rows.values)
+    hidden = 1 - len(dropped) / n
     assert abs(hidden - 0.3) < 4.5 * (0.3 * 0.7 / n) ** 0.5
-    torch.testing.assert_close(dropped[dropped > 0], torch.full_like(dropped[dropped > 0], 1 / 0.7))
+    torch.testing.assert_close(dropped, torch.full_like(dropped, 1 / 0.7))
+
+
+@settings(max_examples=50, deadline=None)
+@given(n_users=st.integers(1, 9), n_items=st.integers(1, 9), share=st.floats(0, 1), seed=st.integers(0, 999))
+def test_keeping_some_nonzeros_is_the_matrix_without_the_others(n_users, n_items, share, seed) -> None:
+    rng = np.random.default_rng(seed)
+    dense = ((rng.random((n_users, n_items)) < 0.5) * rng.normal(size=(n_users, n_items))).astype(np.float32)
+    matrix = csr_array(dense)
+    mask = rng.random(matrix.nnz) < share
+    kept = SparseRows.from_csr(matrix).keep(torch.from_numpy(mask))
+    matrix.data[~mask] = 0.0
+    matrix.eliminate_zeros()
+    expected = SparseRows.from_csr(matrix)
+    for name in ("offsets", "items", "users", "values", "column_offsets", "column_order"):
+        assert torch.equal(getattr(kept, name), getattr(expected, name)), name
 
 
 def test_dropout_follows_its_generator() -> None:
