@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,22 +65,36 @@ class Catalogue:
         return index
 
     def suggest(self, item: int | str, n: int = 3) -> list[str]:
-        """Titles (or ids, where there are no titles) that look like ``item``, best first."""
+        """Titles (or ids, where there are no titles) that look like ``item``, best first.
+
+        First the titles that differ by their year alone, then those that are spelt alike, then those that begin
+        with ``item``, then those that hold it; among equals, what more people liked.
+        """
         wanted = str(item).strip().casefold()
         if not self._by_title:
             return difflib.get_close_matches(wanted, [str(i) for i in self.item_ids], n=n, cutoff=0.6)
-        close = difflib.get_close_matches(wanted, self._by_title, n=n, cutoff=0.6)
-        # A title without its year, or with its article elsewhere, is far from the whole by edit distance.
-        close += [title for title in self._by_title if wanted in title and title not in close][
-            : n - len(close)
-        ]
+        wanted = _without_year(wanted)
+        by_name: dict[str, list[int]] = {}
+        for title, index in reversed(self._by_title.items()):  # the most popular first
+            by_name.setdefault(_without_year(title), []).append(index)
+        names = [wanted] if wanted in by_name else []
+        names += difflib.get_close_matches(wanted, by_name, n=n, cutoff=0.7)
+        if wanted:
+            names += [name for name in by_name if name.startswith(wanted)][:n]
+            names += [name for name in by_name if wanted in name][:n]
+        indices = [index for name in dict.fromkeys(names) for index in by_name[name]]
         assert self.titles is not None
-        return [str(self.titles[self._by_title[title]]) for title in close[:n]]
+        return [str(self.titles[index]) for index in indices[:n]]
 
     def label(self, item: int) -> Any:
         """Title of an item index, or its id where the title is unknown."""
         title = None if self.titles is None else self.titles[item]
         return title if title else self.item_ids[item]
+
+
+def _without_year(title: str) -> str:
+    """``heat (1995)`` is ``heat``: a shared year makes no two titles alike."""
+    return re.sub(r"\s*\(\d{4}\)$", "", title)
 
 
 def list_some(values: Sequence[Any], most: int = 5) -> str:

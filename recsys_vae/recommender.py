@@ -127,11 +127,14 @@ class Recommender:
         if len(empty):
             popularity = torch.tensor(self.catalogue.item_counts).to(scores)
             scores[torch.from_numpy(empty).to(scores.device)] = popularity
-            log.warning(
-                "%d of %d histories hold no known item: they get the popularity ranking",
-                len(empty),
-                histories.shape[0],
-            )
+            if histories.shape[0] == 1:
+                log.warning("no known item to go by: this is the popularity ranking")
+            else:
+                log.warning(
+                    "%d of %d histories hold no known item: they get the popularity ranking",
+                    len(empty),
+                    histories.shape[0],
+                )
         return scores
 
     def rank(self, histories: csr_array, k: int) -> TopK:
@@ -168,7 +171,7 @@ class Recommender:
             log.warning(
                 "input: %d items are not in the training data and are ignored: %s",
                 len(unknown),
-                list_some(list(unknown)),
+                list_some(unknown.tolist()),
             )
         users = np.repeat(np.arange(len(histories.user_ids)), np.diff(histories.offsets))
         weights = np.ones(len(indices)) if histories.weights is None else histories.weights

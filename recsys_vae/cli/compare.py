@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 from omegaconf import DictConfig
 from rich.table import Table
 
-from recsys_vae.atomic import atomic_path
-from recsys_vae.cli.output import check_output
 from recsys_vae.cli.runtime import console
 from recsys_vae.errors import UserError
 from recsys_vae.evaluation import compare_runs
-from recsys_vae.exports import Run, read_run
-
-
-def positional(arguments: Sequence[str]) -> list[str]:
-    """Run directories stand without a key: ``compare RUN RUN``; turn them into ``runs=[...]``."""
-    runs = [argument for argument in arguments if not _is_override(argument)]
-    overrides = [argument for argument in arguments if _is_override(argument)]
-    quoted = ["'" + name.replace("\\", "\\\\").replace("'", "\\'") + "'" for name in runs]
-    return [*overrides, *([f"runs=[{','.join(quoted)}]"] if runs else [])]
-
-
-def _is_override(argument: str) -> bool:
-    key, equals, _ = argument.partition("=")
-    return bool(equals) and key.replace("_", "").isalnum() and not Path(argument).exists()
+from recsys_vae.exports import Run, check_output, output_file, read_run
+from recsys_vae.models.base import check_positive
 
 
 def run(config: DictConfig) -> pd.DataFrame:
     """Print the table of paired differences, and return it."""
-    output = check_output(config.output, (".csv", ".json"))
+    output = None if config.output is None else check_output(config.output, (".csv", ".json"))
     if len(config.runs) < 2:
         raise UserError(f"runs: expected two or more run directories, came {len(config.runs)}")
-    opened = [read_run(path) for path in config.runs]
+    if not config.metrics:
+        raise UserError("metrics: expected at least one name such as ndcg@100, came an empty list")
+    check_positive("n_permutations", config.n_permutations)
+    if config.seed < 0:
+        raise UserError(f"seed: expected a whole number of at least 0, came {config.seed!r}")
+    opened = [read_run(str(path)) for path in config.runs]
     _check_same_split(opened)
     names = _names(opened)
     tables = {}
@@ -50,24 +40,31 @@ def run(config: DictConfig) -> pd.DataFrame:
         permutations=config.n_permutations,
         seed=config.seed,
     )
+    numbers = {name: str(number) for number, name in enumerate(names, start=1)}
+    for name, number in numbers.items():
+        console.print(f"{number}: {name}", markup=False)
     shown = Table(
         title=f"{int(table['n'].iloc[0])} users, split {opened[0].split['sha256'][:12]}", title_justify="left"
     )
-    for heading in ("run", "metric", "mean", "difference", "95 % interval", "p", "p (Holm)"):
+    for heading in ("runs", "metric", "mean", "difference", "95 % interval", "p", "p (Holm)"):
         shown.add_column(
-            heading, justify="left" if heading in ("run", "metric") else "right", overflow="fold"
+            heading, justify="left" if heading in ("runs", "metric") else "right", overflow="fold"
         )
     for row in table.to_dict("records"):
         shown.add_row(
-            *(f"{row['run']} - {row['baseline']}", str(row["metric"]), f"{row['mean']:.4f}"),
+            *(
+                f"{numbers[row['run']]} - {numbers[row['baseline']]}",
+                str(row["metric"]),
+                f"{row['mean']:.4f}",
+            ),
             f"{row['difference']:+.4f} ± {row['stderr']:.4f}",
             f"{row['low']:+.4f} to {row['high']:+.4f}",
             *(f"{row['p_value']:.4f}", f"{row['p_holm']:.4f}"),
         )
     console.print(shown, markup=False)
     if output is not None:
-        with atomic_path(output) as temporary:
-            if output.suffix == ".csv":
+        with output_file(output) as temporary:
+            if output.suffix.lower() == ".csv":
                 table.to_csv(temporary, index=False)
             else:
                 table.to_json(temporary, orient="records", indent=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from recsys_vae.bundled import bundled_path
@@ -30,6 +31,9 @@ _VERBATIM = {
         )
     ),
 }
+
+# Lightning takes a number, a list of numbers, or auto.
+_OF_MANY_KINDS = {"trainer.devices"}
 
 
 def compose_config(verb: str, arguments: Sequence[str]) -> DictConfig:
@@ -55,13 +59,23 @@ def compose_config(verb: str, arguments: Sequence[str]) -> DictConfig:
         raise _explain(verb, config_dir, overrides, error) from error
     for key in sorted(OmegaConf.missing_keys(config)):
         raise UserError(f"{key}: expected a value ({key}=...), came none; see recsys-vae {verb} --help")
+    _check_types(verb, config_dir, overrides, config)
     return config
 
 
-def config_defaults(verb: str) -> DictConfig:
-    """The verb's options with their defaults, unresolved, for ``--help``."""
+def name_runs(arguments: Sequence[str]) -> list[str]:
+    """Run directories of ``compare`` stand without a key, ``compare RUN RUN``: make ``runs=[...]`` of them."""
+    runs = [argument for argument in arguments if not _is_override(argument)]
+    overrides = [argument for argument in arguments if _is_override(argument)]
+    quoted = [_quoted(name) for name in runs]
+    return [*overrides, *([f"runs=[{','.join(quoted)}]"] if runs else [])]
+
+
+@functools.cache
+def config_defaults(verb: str, choices: tuple[str, ...] = ()) -> DictConfig:
+    """The verb's options with their defaults, unresolved; ``choices`` such as ``model=ease`` change them."""
     with initialize_config_dir(str(bundled_path("configs")), version_base="1.3", job_name=verb):
-        return compose(verb)
+        return compose(verb, list(choices))
 
 
 def _normalise(argument: str) -> str:
@@ -70,9 +84,18 @@ def _normalise(argument: str) -> str:
     if not equals or not re.fullmatch(r"[\w.]+", key):
         raise UserError(f"{argument!r}: expected KEY=VALUE")
     if key in _VERBATIM and value not in ("", "null"):
-        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-        return f"{key}='{escaped}'"
+        return f"{key}={_quoted(value)}"
     return f"{key}={value}"
+
+
+def _quoted(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _is_override(argument: str) -> bool:
+    key, equals, _ = argument.partition("=")
+    return bool(equals) and key.replace("_", "").isalnum() and not Path(argument).exists()
 
 
 def _groups(config_dir: Path) -> dict[str, list[str]]:
@@ -88,31 +111,62 @@ def _check_choices(config_dir: Path, overrides: Iterable[str]) -> None:
         for override in overrides:
             key, _, value = override.partition("=")
             if key == group and value not in choices:
-                raise UserError(
-                    f"{group}: expected one of {', '.join(choices)}, came {value!r}; {nearest(value, choices)}"
+                hint = nearest(value, choices)
+                listed = (
+                    "" if hint.startswith("expected one of") else f"expected one of {', '.join(choices)}; "
                 )
+                raise UserError(f"{group}: came {value!r}, {listed}{hint}")
+
+
+def _check_types(verb: str, config_dir: Path, overrides: Sequence[str], config: DictConfig) -> None:
+    """Refuse a value of another kind than the default's: Hydra would pass it on, and ``maybe`` counts as true.
+
+    The range of a number is checked where it is used, and what has no default, there too.
+    """
+    groups = _groups(config_dir)
+    given = [override.partition("=")[0] for override in overrides]
+    keys = [key for key in given if key not in groups and key not in _VERBATIM and key not in _OF_MANY_KINDS]
+    if not keys:
+        return
+    defaults = config_defaults(
+        verb, tuple(o for o, key in zip(overrides, given, strict=True) if key in groups)
+    )
+    for key in keys:
+        default, came = OmegaConf.select(defaults, key), OmegaConf.select(config, key)
+        expected = None
+        if isinstance(default, ListConfig):
+            expected = None if isinstance(came, ListConfig) else f"a list ({key}=[...])"
+        elif isinstance(default, bool):
+            expected = None if isinstance(came, bool) else "true or false"
+        elif isinstance(default, int):
+            expected = None if isinstance(came, int) and not isinstance(came, bool) else "a whole number"
+        elif isinstance(default, float) and (
+            isinstance(came, bool) or not isinstance(came, int | float | None)
+        ):
+            expected = "a number"
+        if expected is not None:
+            raise UserError(f"{key}: expected {expected}, came {came!r}")
 
 
 def _explain(verb: str, config_dir: Path, overrides: Sequence[str], error: Exception) -> UserError:
     """Find the override that is to blame and say what would have been valid."""
-    with initialize_config_dir(str(config_dir), version_base="1.3", job_name=verb):
-        choices = [o for o in overrides if o.partition("=")[0] in _groups(config_dir)]
-        try:
-            valid = set(_leaf_keys(compose(verb, choices)))
-        except (HydraException, OmegaConfBaseException):
-            valid = set()
+    groups = set(_groups(config_dir)) & set(config_defaults(verb))
+    choices = [o for o in overrides if o.partition("=")[0] in groups]
+    try:
+        valid = set(_leaf_keys(config_defaults(verb, tuple(choices))))
+    except (HydraException, OmegaConfBaseException):
+        valid = set()
+    parents = {name.rpartition(".")[0] for name in valid}
     for override in overrides:
         key, _, value = override.partition("=")
-        parents = {name.rpartition(".")[0] for name in valid}
         if valid and key not in valid and key not in parents and override not in choices:
             if any(key.startswith(f"{name}.") for name in valid):
                 parent = next(name for name in valid if key.startswith(f"{name}."))
                 return UserError(
-                    f"{key}: {parent} has no such setting with {' '.join(choices) or 'these choices'}"
+                    f"{key}: {' '.join(choices) or 'the configuration'} has no {parent} settings"
                 )
-            names = {*valid, *_groups(config_dir)}
-            return UserError(f"{key}: unknown key of recsys-vae {verb}; {nearest(key, names)}")
-        if isinstance(error, OverrideParseException) and override in str(error):
+            return UserError(f"{key}: unknown key of recsys-vae {verb}; {nearest(key, valid | groups)}")
+        if isinstance(error, OverrideParseException) and override == error.override:
             return UserError(f"{key}: expected a value that Hydra can read, came {value!r}; quote it")
     return UserError(f"configuration: {_first_line(error)}")
 

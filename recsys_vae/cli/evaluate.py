@@ -9,12 +9,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from recsys_vae.atomic import atomic_path
 from recsys_vae.cli.metric_depth import check_metric_depth
 from recsys_vae.cli.metrics_record import metrics_record
-from recsys_vae.cli.output import check_output
 from recsys_vae.cli.runtime import console, metrics_table, pick_device, set_threads
 from recsys_vae.errors import UserError
+from recsys_vae.exports import check_output, output_file
 from recsys_vae.full_ranking import evaluate_full_ranking
 from recsys_vae.recommender import load
 
@@ -24,9 +23,9 @@ def run(config: DictConfig) -> dict[str, Any]:
     set_threads(config.threads)
     if config.part not in ("test", "validation"):
         raise UserError(f"part: expected test or validation, came {config.part!r}")
-    output = check_output(config.output, (".json",))
+    output = None if config.output is None else check_output(config.output, (".json",))
     recommender = load(config.run, pick_device(config.accelerator))
-    check_metric_depth(config.evaluation.metrics, len(recommender.catalogue))
+    check_metric_depth("evaluation.metrics", config.evaluation.metrics, len(recommender.catalogue))
     assert recommender.run is not None
     held_out = recommender.run.held_out(config.part)
     if held_out is None:
@@ -46,6 +45,6 @@ def run(config: DictConfig) -> dict[str, Any]:
     console.print(metrics_table({config.part: metrics[config.part]}, Path(config.run).name))
     console.print(f"{result.n_users} users, {seconds:.2f} s")
     if output is not None:
-        with atomic_path(output) as temporary:
+        with output_file(output) as temporary:
             temporary.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     return metrics

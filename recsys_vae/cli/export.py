@@ -8,10 +8,9 @@ import numpy as np
 from omegaconf import DictConfig
 from scipy.sparse import csr_array, vstack
 
-from recsys_vae.cli.output import check_output
 from recsys_vae.cli.runtime import console, pick_device, set_threads
 from recsys_vae.errors import UserError
-from recsys_vae.exports import read_histories, write_vectors
+from recsys_vae.exports import check_output, read_histories, write_vectors
 from recsys_vae.models import MultVAE
 from recsys_vae.models.base import check_positive
 from recsys_vae.recommender import Recommender, batches, load
@@ -21,7 +20,6 @@ def run(config: DictConfig) -> None:
     """Write the vectors to ``output``."""
     set_threads(config.threads)
     output = check_output(config.output, (".parquet", ".npz", ".safetensors"))
-    assert output is not None
     for key, choices in (("what", ("users", "items")), ("space", ("latent", "retrieval"))):
         if config[key] not in choices:
             raise UserError(f"{key}: expected {' or '.join(choices)}, came {config[key]!r}")

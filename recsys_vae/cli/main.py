@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
 from omegaconf import OmegaConf
 
-from recsys_vae.cli.config import compose_config, config_defaults
+from recsys_vae.atomic import full_disk_reason
+from recsys_vae.cli.config import compose_config, config_defaults, name_runs
 from recsys_vae.errors import UserError, nearest
 
 # Verbs are imported when they are called: --help and mistakes answer at once, without loading PyTorch.
@@ -28,30 +29,35 @@ VERBS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for a mistake of the user's, 130 when interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("--help", "-h", "help"):
-        print(_usage())
-        return 0
-    verb, *overrides = arguments
-    if verb == "--version":
-        print(version("recsys-vae"))
-        return 0
+    verb, *overrides = arguments or ["--help"]
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     try:
+        if verb in ("--help", "-h", "help"):
+            print(_usage())
+            return 0
+        if verb == "--version":
+            print(version("recsys-vae"))
+            return 0
         if verb not in VERBS:
             raise UserError(f"{verb!r}: unknown verb; {nearest(verb, VERBS)}")
         if any(argument in ("--help", "-h") for argument in overrides):
             print(_verb_help(verb))
             return 0
-        module = importlib.import_module(f"recsys_vae.cli.{verb}")
-        config = compose_config(verb, module.positional(overrides) if verb == "compare" else overrides)
-        module.run(config)
+        config = compose_config(verb, name_runs(overrides) if verb == "compare" else overrides)
+        importlib.import_module(f"recsys_vae.cli.{verb}").run(config)
     except UserError as error:
-        print(f"recsys-vae: {error}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # every process of several meets the same mistake
+            print(f"recsys-vae: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        # A file that cannot be reached is the machine's trouble; an error without one is a fault of the program.
+        reason = full_disk_reason(error) or (error.strerror if error.filename else None)
+        if reason is None:
             raise
-        print(f"recsys-vae: no space left on the device ({error.filename or 'output'})", file=sys.stderr)
+        print(f"recsys-vae: {error.filename or 'output'}: {reason}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("recsys-vae: interrupted", file=sys.stderr)

@@ -8,15 +8,14 @@ import pyarrow.parquet as pq
 from omegaconf import DictConfig
 from rich.table import Table
 
-from recsys_vae.atomic import atomic_path
-from recsys_vae.cli.output import check_output
 from recsys_vae.cli.runtime import console
 from recsys_vae.cli.stages import dataset_name, filter_ratings, load_ratings, split_interactions
+from recsys_vae.exports import check_output, output_file
 
 
 def run(config: DictConfig) -> None:
     """Print the counts of every stage and of every part of the split."""
-    output = check_output(config.output, (".parquet",))
+    output = None if config.output is None else check_output(config.output, (".parquet",))
     filtered = filter_ratings(config, load_ratings(config))
     split = split_interactions(config, filtered.interactions)
     stages = Table(title=dataset_name(config), title_justify="left", title_style="bold")
@@ -44,5 +43,5 @@ def run(config: DictConfig) -> None:
         }
         if everything.timestamps is not None:
             columns["timestamp"] = pa.array(everything.timestamps)
-        with atomic_path(output) as temporary:
+        with output_file(output) as temporary:
             pq.write_table(pa.table(columns), temporary, compression="zstd")

@@ -9,10 +9,15 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.table import Table
 
-from recsys_vae.cli.output import check_output
 from recsys_vae.cli.runtime import console, pick_device, set_threads
 from recsys_vae.errors import UserError
-from recsys_vae.exports import RankedItems, read_histories, write_recommendations
+from recsys_vae.exports import (
+    RankedItems,
+    check_output,
+    output_file,
+    read_histories,
+    write_recommendations,
+)
 from recsys_vae.models.base import check_positive
 from recsys_vae.recommender import Recommender, load
 
@@ -26,13 +31,15 @@ def run(config: DictConfig) -> None:
         raise UserError(f"user: expected exactly one of user=, items= and input=, came {came}")
     if config.input is not None and config.output is None:
         raise UserError("output: expected a file for the recommendations to input's users, came none")
-    output = check_output(config.output, (".parquet", ".csv"))
+    output = None if config.output is None else check_output(config.output, (".parquet", ".csv"))
     check_positive("k", config.k)
     check_positive("batch_size", config.batch_size)
     items = None if config["items"] is None else parse_items(str(config["items"]))
     recommender = load(config.run, pick_device(config.accelerator))
     recommender.check_k(config.k)
     catalogue = recommender.catalogue
+    if items is not None and catalogue.find(str(config["items"])) >= 0:
+        items = [str(config["items"])]  # one title, with a comma of its own
     if config.input is not None:
         assert output is not None
         ranked = _rank_file(recommender, config)
@@ -41,8 +48,9 @@ def run(config: DictConfig) -> None:
     history = recommender.history_of(items) if items is not None else recommender.history_of_user(config.user)
     table = recommender.table(recommender.rank(history, config.k))
     if output is not None:
-        writer = table.to_parquet if output.suffix == ".parquet" else table.to_csv
-        writer(output, index=False)
+        with output_file(output) as temporary:
+            writer = table.to_csv if output.suffix.lower() == ".csv" else table.to_parquet
+            writer(temporary, index=False)
         return
     if history.nnz:
         known = [str(catalogue.label(int(item))) for item in history.indices[:8]]
@@ -59,6 +67,8 @@ def run(config: DictConfig) -> None:
 def parse_items(text: str) -> list[Any]:
     """A JSON list of ids or titles, or a plain list with commas (where titles cannot hold one)."""
     text = text.strip()
+    if not text:
+        raise UserError("items: expected a list of ids or titles, came nothing")
     if not text.startswith("["):
         return [part.strip() for part in text.split(",") if part.strip()]
     try:
@@ -67,6 +77,8 @@ def parse_items(text: str) -> list[Any]:
         return [part.strip().strip("'\"") for part in text.strip("[]").split(",") if part.strip()]
     if any(isinstance(item, bool) or not isinstance(item, int | str) for item in items):
         raise UserError(f"items: expected ids or titles, came {text}")
+    if not items:
+        raise UserError(f"items: expected at least one id or title, came {text}")
     return list(items)
 
 

@@ -62,7 +62,12 @@ def log_file(path: Path) -> Iterator[None]:
 
 
 def quiet_lightning() -> None:
-    """Leave out what Lightning says about itself: hardware that is absent, advertisements, tips."""
+    """Leave out what Lightning says about itself, and what processes after the first say again.
+
+    Of Lightning: hardware that is absent, advertisements, tips.
+    """
+    if not is_first_process():
+        logging.getLogger("recsys_vae").setLevel(logging.ERROR)
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")

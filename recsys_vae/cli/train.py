@@ -31,10 +31,13 @@ from recsys_vae.cli.runtime import (
 from recsys_vae.cli.stages import build, dataset_name, filter_ratings, load_ratings, split_interactions
 from recsys_vae.errors import UserError
 from recsys_vae.evaluation import EvaluationResult
-from recsys_vae.exports import RunWriter, default_run_path, render_report
+from recsys_vae.exports import RunWriter, default_run_path
+from recsys_vae.exports.report import render_report
 from recsys_vae.full_ranking import evaluate_full_ranking
-from recsys_vae.interactions import HistoryDataModule, Split
+from recsys_vae.interactions import Split
+from recsys_vae.interactions.datamodule import HistoryDataModule
 from recsys_vae.models import ClosedFormModel, MultVAE, RecommenderModel
+from recsys_vae.models.base import check_positive
 from recsys_vae.recommender import Recommender
 from recsys_vae.training import Fit, VAETrainer, supports_fast_bfloat16
 
@@ -49,7 +52,8 @@ def run(config: DictConfig) -> Path:
     """Train, evaluate on validation and test, write the run directory, and return its path."""
     quiet_lightning()
     set_threads(config.threads)
-    if isinstance(config.seed, bool) or not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
+    check_positive("evaluation.batch_size", config.evaluation.batch_size)
+    if not 0 <= config.seed < 2**32:
         raise UserError(f"seed: expected a whole number from 0 to {2**32 - 1}, came {config.seed!r}")
     if not is_first_process():
         split = _split(config)
@@ -73,7 +77,7 @@ def _train(config: DictConfig, writer: RunWriter) -> None:
     if config.resume and (writer.directory / "split.json").exists():
         _check_same_split(writer.directory / "split.json", split)
     model = _model(config, split)
-    check_metric_depth(config.evaluation.metrics, split.train.n_items)
+    check_metric_depth("evaluation.metrics", config.evaluation.metrics, split.train.n_items)
     writer.write_config(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
     writer.write_split(split.manifest, split.sha256)
     with _timed(seconds, "fit"):
@@ -96,8 +100,6 @@ def _train(config: DictConfig, writer: RunWriter) -> None:
     writer.write_metrics(metrics)
     writer.write_per_user(results["test"].per_user)
     writer.write_report(_report(config, model, split, metrics, writer))
-    for part, result in results.items():
-        log.info("%s: %s", part, {name: round(mean, 4) for name, mean in result.means.items()})
     title = f"{dataset_name(config)}, {_model_name(config)}, seed {config.seed}"
     console.print(metrics_table({part: metrics[part] for part in results}, title))
 
@@ -138,7 +140,8 @@ def _fit(
     trainer: VAETrainer = build(
         config.trainer, progress_bar=config.trainer.progress_bar and in_terminal() and is_first_process()
     )
-    check_metric_depth([trainer.monitor], split.train.n_items)
+    if trainer.monitor not in config.evaluation.metrics:
+        check_metric_depth("trainer.monitor", [trainer.monitor], split.train.n_items)
     on_cpu = pick_device(trainer.accelerator).type == "cpu"
     if on_cpu and "bf16" in str(trainer.precision) and not supports_fast_bfloat16():
         log.warning("trainer.precision: this CPU has no bfloat16 arithmetic, so 32-true would be quicker")
@@ -174,13 +177,22 @@ def _fit(
 
 
 def _evaluate(config: DictConfig, model: RecommenderModel, split: Split, part: str) -> EvaluationResult:
-    return evaluate_full_ranking(
+    held_out = getattr(split, part)
+    result = evaluate_full_ranking(
         model.score,
-        getattr(split, part),
+        held_out,
         list(config.evaluation.metrics),
         split.train.item_counts,
         config.evaluation.batch_size,
     )
+    if result.n_users < held_out.n_users:
+        log.info(
+            "%s: %d of %d users have no target among the training items and are left out of the means",
+            part,
+            held_out.n_users - result.n_users,
+            held_out.n_users,
+        )
+    return result
 
 
 def _report(

@@ -1,9 +1,12 @@
-"""What leaves the process: run directories, vectors, recommendations, the report."""
+"""What leaves the process: run directories, vectors, recommendations, the report.
+
+``report`` is imported by its own name: it loads Matplotlib, which only training needs.
+"""
 
 from recsys_vae.exports.embeddings import read_vectors, write_vectors
 from recsys_vae.exports.histories import Histories, read_histories
+from recsys_vae.exports.output_path import check_output, output_file
 from recsys_vae.exports.recommendations import RankedItems, write_recommendations
-from recsys_vae.exports.report import render_report
 from recsys_vae.exports.run_directory import (
     Run,
     RunWriter,
@@ -18,13 +21,14 @@ __all__ = [
     "RankedItems",
     "Run",
     "RunWriter",
+    "check_output",
     "check_target",
     "check_targets",
     "default_run_path",
+    "output_file",
     "read_histories",
     "read_run",
     "read_vectors",
-    "render_report",
     "write_recommendations",
     "write_vectors",
 ]

@@ -34,7 +34,7 @@ from safetensors.numpy import load_file
 
 from recsys_vae.errors import UserError
 from recsys_vae.exports.id_columns import ids_from_arrow, ids_to_arrow
-from recsys_vae.exports.output_path import output_file
+from recsys_vae.exports.output_path import check_output, output_file
 
 IdName = Literal["user_id", "item_id"]
 
@@ -74,8 +74,8 @@ def write_vectors(
     Raises :class:`UserError` naming ``output`` for an unknown suffix, a folder that does not exist, a full
     disk, or an id that the format cannot hold; ``ValueError`` when the batches do not fit the ids.
     """
-    path = Path(path)
-    with output_file(path, _WRITERS) as temporary:
+    path = check_output(path, _WRITERS)
+    with output_file(path) as temporary:
         stream = iter(batches)
         first = next(stream, {})
         layout = _Layout(id_name, ids, {name: int(rows.shape[1]) for name, rows in first.items()})

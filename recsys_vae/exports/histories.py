@@ -13,7 +13,7 @@ and ``history`` go.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from jaxtyping import Float, Int64, Shaped
 
 from recsys_vae.errors import UserError
 from recsys_vae.exports.id_columns import ids_from_arrow, list_offsets
+from recsys_vae.interactions.compression import open_table
+from recsys_vae.interactions.delimited import read_delimited
+from recsys_vae.interactions.ids import encode_ids
+from recsys_vae.interactions.values import as_ratings
 
 _SPELLINGS = {
     "user_id": ("userid", "user"),
@@ -35,6 +38,8 @@ _SPELLINGS = {
     "weight": ("weight",),
     "weights": ("weights",),
 }
+# What the reader of text tables calls the columns of one row an item.
+_ROLES = {"user_id": "user", "item_id": "item", "weight": "weight"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ def read_histories(path: str | Path, *, batch_size: int = 4096) -> Iterator[Hist
     file's two or three columns are held in memory and grouped by one sort. The ids of a CSV column are whole
     numbers when every one is written as such in the shortest way, else text: ``007`` stays ``"007"``.
 
-    Raises :class:`UserError` naming ``input`` and, where there is one, the row: a file that is missing,
+    Raises :class:`UserError` naming ``input`` and, where there is one, the row or the line: a file that is missing,
     empty, damaged or of another kind, a column that is missing or of another type, an id that is missing, a
     weight that is not a positive number. Columns are checked before the first batch is asked for.
     """
@@ -69,8 +74,7 @@ def read_histories(path: str | Path, *, batch_size: int = 4096) -> Iterator[Hist
         raise UserError(f"input: expected a file of histories, {path} does not exist")
     source = _Source(path)
     if path.suffix.lower() == ".csv":
-        table = source.guard(_read_csv, source)
-        return _grouped(source, source.pick(table), batch_size)
+        return _grouped(source, _read_csv(source), batch_size)
     file = source.guard(pq.ParquetFile, path)
     columns = source.columns(source.guard(lambda: file.schema_arrow.names))
     if file.metadata.num_rows == 0:
@@ -139,23 +143,47 @@ class _Source:
         return np.asarray(values, dtype=np.float32)
 
 
-def _read_csv(source: _Source) -> pa.Table:
-    with pacsv.open_csv(source.path) as reader:
-        names = source.columns(reader.schema.names)
-    if "items" in names:
-        raise UserError(f"input: {source.path}: expected a column item_id; lists need a .parquet file")
-    text = {name: pa.string() for meaning, name in names.items() if meaning != "weight"}
-    numbers = {name: pa.float32() for meaning, name in names.items() if meaning == "weight"}
-    options = pacsv.ConvertOptions(
-        column_types={**text, **numbers}, include_columns=list(names.values()), strings_can_be_null=True,
-        null_values=[""], quoted_strings_can_be_null=False,
-    )  # fmt: skip
-    parsing = pacsv.ParseOptions(newlines_in_values=True)
-    table = pacsv.read_csv(source.path, parse_options=parsing, convert_options=options)
-    for position, name in enumerate(table.column_names):
-        if name in text:
-            table = table.set_column(position, name, _shortest_integers(table.column(name)))
-    return table
+def _read_csv(source: _Source) -> dict[str, Any]:
+    """Meaning -> column."""
+
+    def pick(names: Sequence[str]) -> dict[str, int]:
+        columns = source.columns(list(names))
+        if "items" in columns:
+            raise UserError(f"{source.path}: expected a column item_id; lists need a .parquet file")
+        return {_ROLES[meaning]: names.index(name) for meaning, name in columns.items()}
+
+    parts: dict[str, list[Any]] = {}
+    try:
+        with open_table(source.path) as table:
+            for block in read_delimited(table, pick=pick, delimiter=None, encoding="utf-8", names=None):
+                for meaning, role in _ROLES.items():
+                    if role not in block.columns:
+                        continue
+                    array = block.columns[role]
+                    if role == "weight":
+                        column = pa.array(_positive(array, block.place))
+                    else:
+                        column = encode_ids(array, role, block.place).dictionary_decode()
+                    parts.setdefault(meaning, []).append(column)
+    except UserError as error:
+        # The advice to set another key is for tables of ratings; input has none.
+        told = str(error).removeprefix("input: ").partition("; try dataset.")[0]
+        raise UserError(f"input: {told}") from error
+    columns = {meaning: pa.chunked_array(arrays) for meaning, arrays in parts.items()}
+    if not columns or not len(columns["user_id"]):
+        raise UserError(f"input: {source.path} holds no histories")
+    return {
+        meaning: column if meaning == "weight" else _shortest_integers(column)
+        for meaning, column in columns.items()
+    }
+
+
+def _positive(array: Any, place: Callable[[int], str]) -> Float[np.ndarray, " rows"]:
+    weights = as_ratings(array, place, "weight")
+    if not (weights > 0).all():
+        row = int(np.argmin(weights > 0))
+        raise UserError(f"{place(row)}: expected a positive weight, came {weights[row]:g}")
+    return weights
 
 
 def _shortest_integers(column: Any) -> Any:

@@ -6,25 +6,32 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from recsys_vae.atomic import atomic_path
+from recsys_vae.atomic import atomic_path, explain_full_disk
 from recsys_vae.errors import UserError
-from recsys_vae.exports.disk_space import explain_full_disk
+
+
+def check_output(output: str | Path, suffixes: Iterable[str]) -> Path:
+    """Return the path, when a file can be there.
+
+    Raises :class:`UserError` naming ``output`` for a suffix (case ignored) that is not among ``suffixes``, a
+    folder that does not exist, or a directory in the way.
+    """
+    path, known = Path(output), list(suffixes)
+    if path.suffix.lower() not in known:
+        raise UserError(f"output: expected a name ending in {' or '.join(known)}, came {str(output)!r}")
+    if not path.parent.is_dir():
+        raise UserError(f"output: expected an existing folder, {path.parent} does not exist")
+    if path.is_dir():
+        raise UserError(f"output: expected a file, {path} is a directory")
+    return path
 
 
 @contextlib.contextmanager
-def output_file(path: Path, suffixes: Iterable[str]) -> Iterator[Path]:
+def output_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path that replaces ``path`` when the body succeeds, and vanishes when it does not.
 
-    Raises :class:`UserError` naming ``output`` for a suffix (case ignored) that is not among ``suffixes``, a
-    folder that does not exist or cannot be written, a directory in the way, or a full disk.
+    Raises :class:`UserError` naming ``output`` for a folder that cannot be written, or a full disk.
     """
-    known = list(suffixes)
-    if path.suffix.lower() not in known:
-        raise UserError(f"output: expected a name ending in {', '.join(known)}, came {str(path)!r}")
-    if not path.parent.is_dir():
-        raise UserError(f"output: the folder {path.parent} does not exist")
-    if path.is_dir():
-        raise UserError(f"output: expected a file, {path} is a directory")
     with explain_full_disk("output", path):
         try:
             with atomic_path(path) as temporary:

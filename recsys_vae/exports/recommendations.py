@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Int, Shaped
 
 from recsys_vae.exports.id_columns import ids_to_arrow
-from recsys_vae.exports.output_path import output_file
+from recsys_vae.exports.output_path import check_output, output_file
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,6 @@ def write_recommendations(
     the catalogue. ``path`` appears, or is replaced, only when everything is written. Raises
     :class:`UserError` naming ``output`` for another suffix, a folder that does not exist, or a full disk.
     """
-    path = Path(path)
     catalogue = {"item_id": ids_to_arrow(item_ids)}
     if titles is not None:
         catalogue["title"] = pa.array(titles, pa.string(), from_pandas=True)
@@ -51,7 +50,8 @@ def write_recommendations(
         ".parquet": _parquet_writer,
         ".csv": pacsv.CSVWriter,
     }
-    with output_file(path, writers) as temporary:
+    path = check_output(path, writers)
+    with output_file(path) as temporary:
         stream = iter(batches)
         first = next(stream, None)
         if first is None:

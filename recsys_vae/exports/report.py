@@ -61,8 +61,17 @@ def render_report(
         _headline(metrics),
         _metric_table(metrics),
         _curves(history),
-        _groups(metrics, "by_history_length", "By length of history", "items in the history"),
-        _groups(metrics, "by_item_popularity", "By popularity of the item", "popularity of the item"),
+        _groups(
+            metrics, "by_history_length", "By length of history", "items in the history", "On the test users."
+        ),
+        _groups(
+            metrics,
+            "by_item_popularity",
+            "By popularity of the item",
+            "share of the interactions, most popular items first",
+            "On the test users. 0-20% are the few most popular items, which have a fifth of the training "
+            "interactions; 80-100% are the long tail.",
+        ),
         _beyond(metrics),
         _samples(samples),
         _configuration(config),
@@ -162,7 +171,7 @@ def _curves(history: pd.DataFrame | None) -> str:
     return _section("Training", "One point an epoch.") + f'<div class="charts">{figures}</div>'
 
 
-def _groups(metrics: Metrics, key: str, title: str, x_label: str) -> str:
+def _groups(metrics: Metrics, key: str, title: str, x_label: str, note: str) -> str:
     rows: Sequence[Mapping[str, Any]] = metrics.get(key) or ()
     if not rows:
         return ""
@@ -189,7 +198,7 @@ def _groups(metrics: Metrics, key: str, title: str, x_label: str) -> str:
     table = (
         f'<div class="table"><table><thead><tr>{heads}</tr></thead>\n<tbody>\n{body}</tbody></table></div>'
     )
-    return _section(title, "On the test users.") + f'<div class="side">{chart}{table}</div>'
+    return _section(title, note) + f'<div class="side">{chart}{table}</div>'
 
 
 def _beyond(metrics: Metrics) -> str:

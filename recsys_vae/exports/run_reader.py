@@ -121,7 +121,7 @@ def read_run(path: str | Path) -> Run:
     version, incomplete, truncated, changed in any byte, or not readable.
     """
     directory = Path(path)
-    partial = directory.with_name(directory.name + PARTIAL_SUFFIX)
+    partial = directory.parent / (directory.name + PARTIAL_SUFFIX)  # with_name refuses "."
     if directory.name.endswith(PARTIAL_SUFFIX) and directory.is_dir():
         final = directory.with_name(directory.name.removesuffix(PARTIAL_SUFFIX))
         raise UserError(f"run: {directory} is unfinished; carry it on with run={final} resume=true")

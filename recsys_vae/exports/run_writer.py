@@ -24,13 +24,12 @@ from safetensors.torch import save_file
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from recsys_vae.atomic import atomic_path, fsync_directory
+from recsys_vae.atomic import atomic_path, explain_full_disk, fsync_directory
 from recsys_vae.errors import UserError
-from recsys_vae.exports.disk_space import explain_full_disk
 from recsys_vae.exports.id_columns import ids_to_arrow, list_column
-from recsys_vae.exports.run_lock import acquire_lock, release_lock
 from recsys_vae.exports.run_manifest import write_manifest
 from recsys_vae.exports.run_reader import PARTIAL_SUFFIX, read_epochs
+from recsys_vae.interactions.file_lock import acquire_lock, release_lock
 from recsys_vae.interactions.matrix import Split
 
 _CHECKPOINT = "checkpoint"
@@ -46,11 +45,12 @@ class RunWriter:
     the file when the disk is full.
     """
 
-    def __init__(self, path: Path, directory: Path, lock: int) -> None:
-        """Use :meth:`begin`."""
+    def __init__(self, path: Path, directory: Path, lock: int, made: Sequence[Path] = ()) -> None:
+        """Use :meth:`begin`; ``made`` are the folders that it made for the run, innermost first."""
         self.path = path
         self.directory = directory
         self._lock = lock
+        self._made = made
 
     @classmethod
     def begin(cls, path: str | Path, *, resume: bool = False) -> RunWriter:
@@ -65,24 +65,29 @@ class RunWriter:
         if resume and path.name.endswith(PARTIAL_SUFFIX):
             path = path.with_name(path.name.removesuffix(PARTIAL_SUFFIX))
         partial = path.with_name(path.name + PARTIAL_SUFFIX)
-        if path.exists():
-            advice = "is finished, there is nothing to resume" if resume else "exists; choose another name"
-            raise UserError(f"run: {path} {advice}")
-        if resume and not partial.is_dir():
-            raise UserError(f"run: nothing to resume, {partial} does not exist")
-        if partial.exists() and not resume:
-            raise UserError(
-                f"run: {partial} holds an interrupted run; carry it on with resume=true, or remove it"
-            )
         try:
+            if path.exists():
+                advice = (
+                    "is finished, there is nothing to resume" if resume else "exists; choose another name"
+                )
+                raise UserError(f"run: {path} {advice}")
+            if resume and not partial.is_dir():
+                raise UserError(f"run: nothing to resume, {partial} does not exist")
+            if partial.exists() and not resume:
+                raise UserError(
+                    f"run: {partial} holds an interrupted run; carry it on with resume=true, or remove it"
+                )
+            made = [folder for folder in path.parents if not folder.exists()]
             with explain_full_disk("run", partial):
                 if not resume:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     partial.mkdir()
                 lock = acquire_lock(partial / _LOCK)
+        except BlockingIOError as error:
+            raise UserError(f"run: {partial} is {error.strerror}") from error
         except OSError as error:
             raise UserError(f"run: {partial} cannot be written: {error.strerror}") from error
-        writer = cls(path, partial, lock)
+        writer = cls(path, partial, lock, made)
         if resume:
             writer._mend()
         return writer
@@ -252,8 +257,11 @@ class RunWriter:
         release_lock(self._lock)
 
     def discard(self) -> None:
-        """Remove the unfinished run."""
+        """Remove the unfinished run, and the folders that were made for it if nothing else is in them."""
         shutil.rmtree(self.directory, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for folder in self._made:
+                folder.rmdir()
         self.close()
 
     def __enter__(self) -> RunWriter:

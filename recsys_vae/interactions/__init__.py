@@ -1,6 +1,8 @@
-"""From a table of ratings to a split: sources, reading, filtering, held-out users."""
+"""From a table of ratings to a split: sources, reading, filtering, held-out users.
 
-from recsys_vae.interactions.datamodule import HistoryDataModule
+``datamodule`` is imported by its own name: it loads Lightning, which only training needs.
+"""
+
 from recsys_vae.interactions.leave_last_out import LeaveLastOut
 from recsys_vae.interactions.matrix import HeldOut, Interactions, Split
 from recsys_vae.interactions.ratings import FilterCounts, FilteredRatings, filter_ratings, to_interactions
@@ -14,7 +16,6 @@ __all__ = [
     "FilterCounts",
     "FilteredRatings",
     "HeldOut",
-    "HistoryDataModule",
     "Interactions",
     "LeaveLastOut",
     "RatingsTable",

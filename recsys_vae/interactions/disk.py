@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from recsys_vae.atomic import full_disk_reason
 from recsys_vae.errors import UserError
-
-_FULL = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:
@@ -29,8 +27,8 @@ def disk_errors(folder: Path, needed: int | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if full := full_disk_reason(error):
             wanted = "more space" if needed is None else f"{needed:,} more bytes"
-            raise UserError(f"{folder}: the disk is full, expected {wanted}") from error
+            raise UserError(f"{folder}: {full}, expected {wanted}") from error
         reason = error.strerror or str(error)
         raise UserError(f"{folder}: expected a folder that can be written to, came: {reason}") from error

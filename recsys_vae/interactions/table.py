@@ -60,8 +60,7 @@ def read_table(
         UserError: the file cannot be read, a column is missing, a value is not what it should be. The message
             names the file, and the line (1-based, the header included) or the Parquet row.
     """
-    if names is not None and (isinstance(names, str) or not all(isinstance(name, str) for name in names)):
-        raise UserError(f"dataset.names={names!r}: expected a list of column names")
+    _check_names(names)
     given: dict[str, ColumnName] = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
     text_options = {"delimiter": delimiter, "encoding": encoding, "names": names}
     pick = partial(
@@ -116,10 +115,11 @@ class Table:
         """Keep the arguments; see :func:`read_table`.
 
         Raises:
-            UserError: ``path`` is not given.
+            UserError: ``path`` is not given, or ``names`` is no list.
         """
         if path is None:
             raise UserError("dataset.path is not given: expected the path of a table of ratings")
+        _check_names(names)
         self.path = path
         self._options: dict[str, Any] = {
             "user": user,
@@ -139,6 +139,12 @@ class Table:
             UserError: see :func:`read_table`.
         """
         return read_table(self.path, **self._options)
+
+
+def _check_names(names: Any) -> None:
+    is_list = isinstance(names, Sequence) and not isinstance(names, str)
+    if names is not None and not (is_list and all(isinstance(name, str) for name in names)):
+        raise UserError(f"dataset.names={names!r}: expected a list of column names")
 
 
 def _blocks(path: _Path, pick: ColumnPicker, text_options: Mapping[str, Any]) -> Iterator[Block]:

@@ -16,17 +16,17 @@ from recsys_vae.interactions.ids import is_text
 _ZONE = r"\d\d:\d\d.*(Z|[+-]\d\d(:?\d\d)?)$"
 
 
-def as_ratings(array: Any, place: Callable[[int], str]) -> Float32[np.ndarray, " rows"]:
-    """One block of ratings as float32.
+def as_ratings(array: Any, place: Callable[[int], str], what: str = "rating") -> Float32[np.ndarray, " rows"]:
+    """One block of ratings, or of whatever messages shall call ``what``, as float32.
 
     Raises:
         UserError: a rating is missing, no number, NaN or infinite (beyond float32 included).
     """
-    _refuse_nulls(array, "rating", place)
-    numbers = _converted(array, _numbers, "rating", "a number", place)
+    _refuse_nulls(array, what, place)
+    numbers = _converted(array, _numbers, what, "a number", place)
     with np.errstate(over="ignore"):
         ratings = numbers.astype(np.float32)
-    _refuse_infinite(ratings, array, "rating", place)
+    _refuse_infinite(ratings, array, what, place)
     return ratings
 
 

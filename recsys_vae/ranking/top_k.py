@@ -57,10 +57,11 @@ def top_k(scores: Float[Tensor, "users items"], k: int) -> TopK:
         flat = torch.cat([flat, tied_users * n_items + tied_items])
         place = torch.cat([place, counts.index_select(0, tied_users) + rank])
     place += users * width
+    chosen = flat - users * n_items
     table = scores.new_full((n_users * width,), -torch.inf)
-    table[place] = scores.flatten().index_select(0, flat)
+    table[place] = scores[users, chosen]
     items = flat.new_full((n_users * width,), -1)
-    items[place] = flat - users * n_items
+    items[place] = chosen
     ordered, order = torch.sort(table.view(n_users, width), dim=1, descending=True, stable=True)
     return TopK(ordered[:, :k].contiguous(), items.view(n_users, width).gather(1, order[:, :k]))
 

@@ -14,6 +14,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from recsys_vae.atomic import atomic_path
+from recsys_vae.errors import UserError
 from recsys_vae.models import MultVAE
 from recsys_vae.training.lit_vae import LitVAE
 
@@ -95,15 +96,28 @@ class ResumableCheckpoint(Checkpoint):
 
     A checkpoint holds the weights, the optimiser's state, the best weights and the epoch. A run that is killed loses
     the epochs since then and repeats them exactly, because all randomness follows from the seed and the epoch.
+
+    With several processes each has this callback: only the first knows the run directory and when it is time, and
+    it tells the others, who must take part in a save.
+
+    Args:
+        directory: of the checkpoint; ``None`` in the first process saves nothing.
+        every_seconds: at least so long from one checkpoint to the next.
     """
 
-    def __init__(self, directory: Path, every_seconds: float) -> None:
-        self.path = directory / "last.ckpt"
+    def __init__(self, directory: Path | None, every_seconds: float) -> None:
+        self.path = None if directory is None else directory / "last.ckpt"
         self.every_seconds = every_seconds
         self._last = time.perf_counter()
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Agree on the path."""
+        self.path = trainer.strategy.broadcast(self.path, src=0)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save, if it is time. Every process must take part in a sharded save, so rank 0's clock decides."""
+        """Save, if it is time."""
+        if self.path is None:
+            return
         due = time.perf_counter() - self._last >= self.every_seconds
         if trainer.strategy.broadcast(due, src=0):
             trainer.save_checkpoint(self.path)
@@ -111,6 +125,12 @@ class ResumableCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A run that was killed after early stopping had decided must not train on when it resumes."""
+        first = trainer.strategy.broadcast(trainer.current_epoch, src=0)
+        if first != trainer.current_epoch:  # another launcher than Lightning's, which says nothing of the run
+            raise UserError(
+                f"resume: expected every process to start at epoch {first}, one starts at "
+                f"{trainer.current_epoch}; let trainer.devices start the processes"
+            )
         for callback in trainer.early_stopping_callbacks:
             assert callback is not None
             if callback.wait_count >= callback.patience:

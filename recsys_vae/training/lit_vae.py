@@ -99,8 +99,14 @@ class LitVAE(pl.LightningModule):
             self.sums[name] = self.sums[name] + total if name in self.sums else total
 
     def epoch_means(self) -> dict[str, float]:
-        """Means over the users seen in this epoch so far: loss, log_likelihood and kl in nats, and kl_weight."""
-        users = float(self.sums["users"])
-        means = {name: float(total) / users for name, total in self.sums.items() if name != "users"}
+        """Means over the users seen in this epoch so far: loss, log_likelihood and kl in nats, and kl_weight.
+
+        With several processes each must call this, for the users are those of all processes.
+        """
+        sums = {
+            name: float(self.trainer.strategy.reduce(total.clone(), reduce_op="sum"))
+            for name, total in self.sums.items()
+        }
+        means = {name: total / sums["users"] for name, total in sums.items() if name != "users"}
         means["kl_weight"] = self.kl_schedule.kl_weight(self.global_step, self.steps_per_epoch)
         return means

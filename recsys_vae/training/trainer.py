@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from pytorch_lightning.callbacks import EarlyStopping, RichProgressBar
 from recsys_vae.errors import UserError
 from recsys_vae.models import MultVAE
 from recsys_vae.models.base import check_interval, check_positive
+from recsys_vae.training.allocator import keep_freed_memory
 from recsys_vae.training.callbacks import (
     AtomicCheckpointIO,
     OnEpoch,
@@ -27,6 +30,9 @@ from recsys_vae.training.kl_schedule import LinearKLSchedule
 from recsys_vae.training.learning_rate import LearningRateSchedule
 from recsys_vae.training.lit_vae import LitVAE, OptimiserFactory
 from recsys_vae.training.objective import Objective
+
+# Lightning starts the command again for every further device; those processes find the run directory here.
+_DIRECTORY_VARIABLE = "RECSYS_VAE_RUN_DIRECTORY"
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,10 @@ class VAETrainer:
         check_positive("trainer.max_epochs", self.max_epochs)
         check_positive("trainer.patience", self.patience)
         check_interval("trainer.checkpoint_seconds", self.checkpoint_seconds, 0.0, float("inf"))
+        try:
+            self.optimiser([{"params": [torch.nn.Parameter(torch.zeros(1))]}])
+        except (TypeError, ValueError) as error:
+            raise UserError(f"trainer.optimiser: {error}") from error
 
     def fit(
         self,
@@ -93,6 +103,9 @@ class VAETrainer:
             on_epoch: receives a row of figures after each epoch.
             on_start: receives the number of epochs already done before the first one trains.
         """
+        inherited = os.environ.get(_DIRECTORY_VARIABLE)
+        if directory is None and inherited is not None:
+            directory = Path(inherited)
         keep_best = ValidateAndKeepBest(validate, self.monitor, on_epoch)
         callbacks: list[pl.Callback] = [
             pl.callbacks.LambdaCallback(on_train_start=lambda trainer, _: on_start(trainer.current_epoch)),
@@ -107,11 +120,12 @@ class VAETrainer:
         ]
         if self.progress_bar:
             callbacks.append(RichProgressBar(leave=False))
-        checkpoint: Path | None = None
-        if directory is not None:
-            callback = ResumableCheckpoint(directory / "checkpoint", self.checkpoint_seconds)
-            callbacks.append(callback)
-            checkpoint = callback.path if callback.path.exists() else None
+        keep_last = ResumableCheckpoint(
+            None if directory is None else directory / "checkpoint", self.checkpoint_seconds
+        )
+        callbacks.append(keep_last)
+        checkpoint = keep_last.path if keep_last.path is not None and keep_last.path.exists() else None
+        keep_freed_memory()
         trainer = self._lightning_trainer(callbacks, directory)
         module = LitVAE(
             model, self.objective, self.kl_schedule, self.optimiser, self.learning_rate_schedule, seed
@@ -122,7 +136,12 @@ class VAETrainer:
             warnings.filterwarnings(
                 "ignore", message=".*number of training batches.*smaller than the logging"
             )
-            trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+            try:
+                with _told_to_further_processes(directory):
+                    trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+            except SystemExit:  # what Lightning makes of Ctrl-C
+                if not trainer.interrupted:
+                    raise
         if trainer.interrupted:
             raise KeyboardInterrupt
         model.load_state_dict(keep_best.best_weights)
@@ -148,7 +167,6 @@ class VAETrainer:
                 callbacks=callbacks,
                 logger=logger,
                 plugins=[AtomicCheckpointIO()],
-                enable_checkpointing=directory is not None,
                 enable_progress_bar=self.progress_bar,
                 enable_model_summary=False,
                 use_distributed_sampler=False,
@@ -161,6 +179,17 @@ class VAETrainer:
             MisconfigurationException,
         ) as error:
             raise UserError(f"trainer: {error}") from error
+
+
+@contextlib.contextmanager
+def _told_to_further_processes(directory: Path | None) -> Iterator[None]:
+    """They inherit the environment."""
+    if directory is not None:
+        os.environ[_DIRECTORY_VARIABLE] = str(directory.absolute())
+    try:
+        yield
+    finally:
+        os.environ.pop(_DIRECTORY_VARIABLE, None)
 
 
 def supports_fast_bfloat16() -> bool:

@@ -139,9 +139,9 @@ def test_npz_says_which_id_it_cannot_hold(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("v.csv", "expected a name ending in .parquet, .npz, .safetensors, came"),
+        ("v.csv", "expected a name ending in .parquet or .npz or .safetensors, came"),
         ("v", "expected a name ending in"),
-        ("none/v.npz", "the folder .*none does not exist"),
+        ("none/v.npz", "expected an existing folder, .*none does not exist"),
         ("folder.npz", "is a directory"),
     ],
 )

@@ -20,8 +20,8 @@ from made_up_run import make_split, write_run
 from safetensors import SafetensorError
 
 from recsys_vae import atomic
+from recsys_vae.atomic import explain_full_disk
 from recsys_vae.errors import UserError
-from recsys_vae.exports.disk_space import explain_full_disk
 from recsys_vae.exports.run_directory import RunWriter, read_run
 
 

@@ -314,7 +314,7 @@ def test_a_disk_that_fills_up_while_writing(
         return Full() if mode == "ab" else plain_open(path, mode, *args, **options)  # type: ignore[call-overload]
 
     monkeypatch.setattr(Path, "open", full_open)
-    with pytest.raises(UserError, match=r"deep: the disk is full, expected 300,000 more bytes"):
+    with pytest.raises(UserError, match=r"deep: no space left on the device, expected 300,000 more bytes"):
         fetch(server, tmp_path)
     assert len(server.requests) == 1  # not taken for a failure of the network
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from recsys_vae.interactions.file_lock import file_lock
+from recsys_vae.interactions import file_lock as module
+from recsys_vae.interactions.file_lock import acquire_lock, file_lock, release_lock
 
 HOLD = """
 import pathlib, sys, time
@@ -60,3 +62,21 @@ def test_an_error_inside_frees_the_lock(tmp_path: Path) -> None:
         raise KeyError
     with file_lock(tmp_path / "lock"):
         pass
+
+
+def test_whoever_does_not_wait_is_told_who_holds_the_lock(tmp_path: Path) -> None:
+    descriptor = acquire_lock(tmp_path / "lock")
+    with pytest.raises(BlockingIOError, match=rf"held by another process \(pid {os.getpid()}\)"):
+        acquire_lock(tmp_path / "lock")
+    release_lock(descriptor)
+    release_lock(descriptor)
+    release_lock(acquire_lock(tmp_path / "lock"))
+
+
+def test_a_lock_file_removed_between_opening_and_locking_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, try_lock = tmp_path / "lock", module._try_lock
+    monkeypatch.setattr(module, "_try_lock", lambda descriptor: path.unlink() or try_lock(descriptor))
+    with pytest.raises(BlockingIOError, match="just released and removed"):
+        acquire_lock(path)
