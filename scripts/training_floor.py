@@ -114,7 +114,7 @@ def _input(batch: sp.csr_array, weight: Tensor, generator: torch.Generator) -> l
 def _sparse(matrix: sp.csr_array, dense: Tensor) -> list[Product]:
     indptr, indices, data = (torch.from_numpy(a.copy()) for a in (matrix.indptr, matrix.indices, matrix.data))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        warnings.filterwarnings("ignore", message="Sparse (CSR tensor support|invariant checks)")
         rows = torch.sparse_csr_tensor(indptr, indices, data, size=matrix.shape)
     return [
         lambda: rows @ dense,

@@ -42,13 +42,31 @@ def padded_logits(
     return out
 
 
-def log_normaliser_and_probabilities(
-    logits: Float[Tensor, "users items"],
-) -> tuple[Float[Tensor, " users"], Float[Tensor, "users items"]]:
-    """``logsumexp(logits)``, float32, and ``softmax(logits)``, in two passes over the logits."""
+def log_likelihood_and_gradient(
+    hidden: Float[Tensor, "users features"],
+    weight: Float[Tensor, "items features"],
+    bias: Float[Tensor, " items"],
+    rows: SparseRows,
+) -> tuple[Float[Tensor, " users"], Float[Tensor, "users items"], Float[Tensor, " items"]]:
+    """The log-likelihood (float32), its gradient with respect to the logits, and the expected count of each item.
+
+    The gradient is ``x - N * softmax(logits)``; expected counts are ``N * softmax(logits)`` summed over the users.
+    Outside automatic differentiation. One matrix of users by items is kept, a second lives for a moment.
+    """
+    logits = padded_logits(hidden, weight, bias)
+    observed = rows.row_sums(rows.values * logits[rows.users, rows.items].float())
+    lengths = rows.row_sums(rows.values)
+    largest = logits.amax(dim=-1).float()
     probabilities = torch.softmax(logits, dim=-1)
+    del logits
     # The largest probability is at least 1 / items, so this form of the log normaliser never underflows.
-    return logits.amax(dim=-1).float() - probabilities.amax(dim=-1).float().log(), probabilities
+    log_normaliser = largest - probabilities.amax(dim=-1).float().log()
+    counts = lengths.to(probabilities.dtype)
+    expected = (counts @ probabilities)[: rows.n_items]
+    gradient = probabilities.mul_(-counts.unsqueeze(-1))
+    flat = rows.users * gradient.shape[1] + rows.items
+    gradient.view(-1).index_add_(0, flat, rows.values.to(gradient.dtype))
+    return observed - lengths * log_normaliser, gradient[:, : rows.n_items], expected
 
 
 class _MultinomialOutput(torch.autograd.Function):
@@ -65,16 +83,9 @@ class _MultinomialOutput(torch.autograd.Function):
         if torch.is_autocast_enabled(hidden.device.type):
             dtype = torch.get_autocast_dtype(hidden.device.type)
             hidden, weight, bias = hidden.to(dtype), weight.to(dtype), bias.to(dtype)
-        logits = padded_logits(hidden, weight, bias)
-        observed = rows.row_sums(rows.values * logits[rows.users, rows.items].float())
-        lengths = rows.row_sums(rows.values)
-        log_normaliser, probabilities = log_normaliser_and_probabilities(logits)
-        del logits
-        gradient = probabilities.mul_(-lengths.to(probabilities.dtype).unsqueeze(-1))
-        flat = rows.users * gradient.shape[1] + rows.items
-        gradient.view(-1).index_add_(0, flat, rows.values.to(gradient.dtype))
-        ctx.save_for_backward(hidden, weight, gradient[:, : rows.n_items])
-        return observed - lengths * log_normaliser
+        log_likelihood, gradient, _ = log_likelihood_and_gradient(hidden, weight, bias, rows)
+        ctx.save_for_backward(hidden, weight, gradient)
+        return log_likelihood
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:

@@ -77,8 +77,8 @@ class SparseRows:
         """Hide each nonzero with ``probability`` and scale the others by ``1 / (1 - probability)``."""
         if probability == 0.0:
             return self
-        kept = torch.empty_like(self.values).bernoulli_(1.0 - probability, generator=generator).bool()
-        rows = self.keep(kept)
+        uniform = torch.rand(self.values.shape, generator=generator, device=self.values.device)
+        rows = self.keep(uniform >= probability)
         return rows.with_values(rows.values / (1.0 - probability))
 
     def keep(self, mask: Bool[Tensor, " nnz"]) -> SparseRows:
@@ -137,11 +137,6 @@ def transposed_product(
         per_sample_weights=rows.values[rows.column_order].to(dense.dtype),
         include_last_offset=True,
     )
-
-
-def column_sums(rows: SparseRows, per_user: Float[Tensor, " users"]) -> Float[Tensor, " items"]:
-    """``per_user @ rows``: one number per nonzero, summed over each item's users."""
-    return per_user.new_zeros(rows.n_items).index_add_(0, rows.items, rows.values * per_user[rows.users])
 
 
 class _SparseProduct(torch.autograd.Function):
