@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -43,17 +44,15 @@ class Catalogue:
 
     def indices_of_ids(self, ids: Shaped[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         """Item index of each id, -1 where it is not in the vocabulary. Numbers and their spellings are one."""
-        if self.item_ids.dtype.kind == "i" and ids.dtype.kind not in "iu":
-            # "007" is not the id 7: only the shortest spelling of a number names it.
-            numbers = pd.to_numeric(pd.Series(ids, dtype=object), errors="coerce").to_numpy(np.float64)
-            whole = np.isfinite(numbers) & (np.abs(numbers) < 2**53)
-            values = np.where(whole, numbers, -1).astype(np.int64)
-            same = values.astype(str).astype(object) == np.asarray([str(i) for i in ids], dtype=object)
-            found = self._by_id.get_indexer(pd.Index(values))
-            return np.asarray(np.where(whole & same, found, -1), dtype=np.int64)
-        if self.item_ids.dtype.kind == "O" and ids.dtype.kind in "iu":
-            ids = ids.astype(str).astype(object)
-        return np.asarray(self._by_id.get_indexer(pd.Index(ids)), dtype=np.int64)
+        if self.item_ids.dtype.kind == ids.dtype.kind == "i":
+            return np.asarray(self._by_id.get_indexer(pd.Index(ids)), dtype=np.int64)
+        # Compared as text, which is exact for any number. "007" is not the id 7: only the shortest spelling is.
+        texts = pd.Index([str(i) for i in ids.tolist()], dtype=object)
+        return np.asarray(self._by_text.get_indexer(texts), dtype=np.int64)
+
+    @cached_property
+    def _by_text(self) -> pd.Index:
+        return pd.Index([str(i) for i in self.item_ids.tolist()], dtype=object)
 
     def find(self, item: int | str) -> int:
         """Item index of an id or of a title (upper and lower case are one), -1 where there is none."""

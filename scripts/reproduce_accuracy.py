@@ -40,7 +40,7 @@ METRICS = (f"ndcg@{NDCG_AT}", *(f"recall@{k}" for k in RECALL_AT))
 Figures = dict[str, Any]
 
 
-def ours(model: str, overrides: list[str], seed: int) -> Figures:
+def ours(model: str, overrides: list[str], seed: int, threads: int) -> Figures:
     """Train by the command line; return the test means, the validation score and the seconds."""
     with tempfile.TemporaryDirectory() as name:
         run = Path(name) / "run"
@@ -76,11 +76,12 @@ def numpy_ease(split: Split) -> Figures:
     return {"test": summary(ranking_metrics(scores, history, target)), "split_sha256": split.sha256}
 
 
-def recbole(split: Split, python: Path, epochs: int) -> Figures:
+def recbole(split: Split, python: Path, epochs: int, threads: int) -> Figures:
     """RecBole's MultiVAE with the paper's settings, its best epoch on validation."""
     with tempfile.TemporaryDirectory() as name:
         folder = write_peer_split(split, Path(name))
-        report = run_peer(python, folder, "accuracy", "--annealing", "paper", "--epochs", str(epochs))
+        settings = ("--annealing", "paper", "--epochs", str(epochs), "--threads", str(threads))
+        report = run_peer(python, folder, "accuracy", *settings)
     return {
         "test": report["test"],
         "validation": report["best"][METRICS[0]],
@@ -118,6 +119,7 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--recbole", type=Path, help="folder of RecBole's environment; left out: no RecBole")
     parser.add_argument("--recbole-epochs", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     report: dict[str, Any] = {"overrides": options.overrides, "machine": describe_machine(), "results": {}}
     if options.output.exists():
@@ -143,14 +145,18 @@ def main() -> int:
     for seed in options.seeds:
         split = read_split(options.overrides, seed)
         for model in options.models:
-            fill(model, seed, lambda model=model, seed=seed: ours(model, options.overrides, seed))
+            fill(
+                model,
+                seed,
+                lambda model=model, seed=seed: ours(model, options.overrides, seed, options.threads),
+            )
         if "ease" in options.models:
             fill("ease in NumPy", seed, lambda split=split: numpy_ease(split))
         if python is not None:
             fill(
                 "RecBole MultiVAE",
                 seed,
-                lambda split=split: recbole(split, python, options.recbole_epochs),
+                lambda split=split: recbole(split, python, options.recbole_epochs, options.threads),
             )
         digests = {by_seed[str(seed)]["split_sha256"] for by_seed in results.values() if str(seed) in by_seed}
         if len(digests) > 1:

@@ -50,3 +50,23 @@ def test_suggestions(catalogue, name, suggested) -> None:
 def test_without_titles_ids_are_suggested() -> None:
     catalogue = Catalogue(np.asarray(["alpha", "beta"], dtype=object), None, np.asarray([1, 1]))
     assert catalogue.suggest("alpa") == ["alpha"]
+
+
+LARGE = [-(2**63), 2**53 + 1, 2**60 + 1, 2**60 + 2, 2**63 - 1]
+
+
+@pytest.mark.parametrize("item", range(len(LARGE)))
+def test_ids_of_the_whole_int64_range_are_found_from_their_text(item) -> None:
+    catalogue = Catalogue(np.asarray(LARGE), None, np.ones(len(LARGE), dtype=np.int64))
+    assert catalogue.find(LARGE[item]) == catalogue.find(str(LARGE[item])) == item
+    texts = np.asarray([str(LARGE[item]), "007", str(2**60 + 3), "x", "1e3", str(2**64)], dtype=object)
+    assert catalogue.indices_of_ids(texts).tolist() == [item, -1, -1, -1, -1, -1]
+    unsigned = np.asarray([2**53 + 1, 2**63, 2**64 - 1], dtype=np.uint64)
+    assert catalogue.indices_of_ids(unsigned).tolist() == [1, -1, -1]
+
+
+def test_numbers_find_ids_that_are_text() -> None:
+    catalogue = Catalogue(np.asarray(["7", "b", str(2**64 - 1)], dtype=object), None, np.ones(3, np.int64))
+    assert catalogue.find(7) == 0
+    assert catalogue.find(2**64 - 1) == 2
+    assert catalogue.find(8) == -1

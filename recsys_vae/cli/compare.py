@@ -22,6 +22,9 @@ def run(config: DictConfig) -> pd.DataFrame:
         raise UserError(f"runs: expected two or more run directories, came {len(config.runs)}")
     if not config.metrics:
         raise UserError("metrics: expected at least one name such as ndcg@100, came an empty list")
+    twice = next((name for name in config.metrics if list(config.metrics).count(name) > 1), None)
+    if twice is not None:  # the Holm correction would count it twice
+        raise UserError(f"metrics: expected each name once, came {twice!r} twice")
     check_positive("n_permutations", config.n_permutations)
     if config.seed < 0:
         raise UserError(f"seed: expected a whole number of at least 0, came {config.seed!r}")

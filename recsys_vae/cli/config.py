@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, ValueNode
 from omegaconf.errors import OmegaConfBaseException
 
 from recsys_vae.bundled import bundled_path
@@ -31,6 +31,9 @@ _VERBATIM = {
         )
     ),
 }
+
+# Verbatim too, but for the word false: the table is read without that column.
+_OR_FALSE = {"dataset.rating", "dataset.timestamp"}
 
 # Lightning takes a number, a list of numbers, or auto.
 _OF_MANY_KINDS = {"trainer.devices"}
@@ -54,7 +57,7 @@ def compose_config(verb: str, arguments: Sequence[str]) -> DictConfig:
     try:
         with initialize_config_dir(str(config_dir), version_base="1.3", job_name=verb):
             config = compose(verb, overrides)
-            OmegaConf.resolve(config)
+            _resolve(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise _explain(verb, config_dir, overrides, error) from error
     for key in sorted(OmegaConf.missing_keys(config)):
@@ -78,19 +81,65 @@ def config_defaults(verb: str, choices: tuple[str, ...] = ()) -> DictConfig:
         return compose(verb, list(choices))
 
 
+def chosen_files(verb: str, arguments: Sequence[str]) -> list[tuple[str, str, list[str], Path]]:
+    """Group, choice, all choices and file of every group of the verb, as the arguments or else the defaults say.
+
+    Raises :class:`UserError` like :func:`compose_config` for a choice that there is not.
+    """
+    config_dir = bundled_path("configs")
+    overrides = [_normalise(argument) for argument in arguments if _is_override(argument)]
+    _check_choices(config_dir, overrides)
+    groups = _groups(config_dir)
+    verb_file: Any = OmegaConf.load(config_dir / f"{verb}.yaml")
+    defaults = verb_file.get("defaults") or []
+    chosen = {str(key): str(entry[key]) for entry in defaults if entry != "_self_" for key in entry}
+    given = dict(override.split("=", 1) for override in overrides)
+    chosen |= {group: given[group] for group in chosen if group in given}
+    settings = config_defaults(verb, tuple(f"{group}={choice}" for group, choice in chosen.items()))
+    # A model in closed form sets trainer to null.
+    return [
+        (group, choice, groups[group], config_dir / group / f"{choice}.yaml")
+        for group, choice in chosen.items()
+        if settings[group] is not None
+    ]
+
+
 def _normalise(argument: str) -> str:
     key, equals, value = argument.partition("=")
     key = key.removeprefix("++").removeprefix("+")
     if not equals or not re.fullmatch(r"[\w.]+", key):
         raise UserError(f"{argument!r}: expected KEY=VALUE")
+    if key.partition(".")[0] == "hydra":
+        raise UserError(f"{key}: unknown key; Hydra's own settings are not used")
+    if key in _OR_FALSE and value.lower() == "false":
+        return f"{key}=false"
     if key in _VERBATIM and value not in ("", "null"):
+        if "${" in value and key.startswith("dataset."):
+            # Hydra resolves a dataset's settings once more as it builds the dataset, escaped or not.
+            raise UserError(f"{key}: expected a text without '${{', came {value!r}")
         return f"{key}={_quoted(value)}"
     return f"{key}={value}"
 
 
 def _quoted(value: str) -> str:
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    """The text as Hydra's grammar spells it: a backslash counts before a quote, the end or ``${`` alone."""
+    interpolation = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    escaped = re.sub(r"(\\*)('|\Z)", lambda at: at[1] * 2 + at[2].replace("'", "\\'"), interpolation)
     return f"'{escaped}'"
+
+
+def _resolve(config: DictConfig) -> None:
+    """Replace interpolations by their values, and keep what was typed verbatim escaped: it would go next."""
+    nodes: list[Any] = [config._get_node(key) for key in _VERBATIM if key in config]
+    if "runs" in config:
+        nodes += [config.runs._get_node(index) for index in range(len(config.runs))]
+    typed = [(node, node._value()) for node in nodes if isinstance(node, ValueNode)]
+    typed = [(node, text) for node, text in typed if isinstance(text, str) and "\\${" in text]
+    for node, _ in typed:
+        node._set_value(None)
+    OmegaConf.resolve(config)
+    for node, text in typed:
+        node._set_value(text)
 
 
 def _is_override(argument: str) -> bool:
@@ -165,10 +214,26 @@ def _explain(verb: str, config_dir: Path, overrides: Sequence[str], error: Excep
                 return UserError(
                     f"{key}: {' '.join(choices) or 'the configuration'} has no {parent} settings"
                 )
+            if choice := _choice_with(config_dir, key, groups):
+                return UserError(f"{key}: a setting of {choice}, which was not chosen; add {choice}")
             return UserError(f"{key}: unknown key of recsys-vae {verb}; {nearest(key, valid | groups)}")
         if isinstance(error, OverrideParseException) and override == error.override:
             return UserError(f"{key}: expected a value that Hydra can read, came {value!r}; quote it")
     return UserError(f"configuration: {_first_line(error)}")
+
+
+def _choice_with(config_dir: Path, key: str, groups: Iterable[str]) -> str | None:
+    """The choice of a group, such as ``dataset=table``, that has the key; none if there are several or none."""
+    group, _, name = key.partition(".")
+    if group not in groups or not name:
+        return None
+    found = []
+    for choice in _groups(config_dir)[group]:
+        settings: Any = OmegaConf.load(config_dir / group / f"{choice}.yaml")
+        # The files of models begin at the root, the others at their group.
+        if name in settings or name in (settings.get(group) or {}):
+            found.append(f"{group}={choice}")
+    return found[0] if len(found) == 1 else None
 
 
 def _leaf_keys(node: Any, prefix: str = "") -> Iterator[str]:

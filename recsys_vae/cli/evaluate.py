@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from recsys_vae.cli.metric_depth import check_metric_depth
 from recsys_vae.cli.metrics_record import metrics_record
 from recsys_vae.cli.runtime import console, metrics_table, pick_device, set_threads
+from recsys_vae.cli.stages import refuse_null
 from recsys_vae.errors import UserError
 from recsys_vae.exports import check_output, output_file
 from recsys_vae.full_ranking import evaluate_full_ranking
@@ -20,6 +21,7 @@ from recsys_vae.recommender import load
 
 def run(config: DictConfig) -> dict[str, Any]:
     """Evaluate, print the table, and return the metrics as they would stand in ``metrics.json``."""
+    refuse_null("evaluate", config)
     set_threads(config.threads)
     if config.part not in ("test", "validation"):
         raise UserError(f"part: expected test or validation, came {config.part!r}")

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 from omegaconf import DictConfig
-from scipy.sparse import csr_array, vstack
+from scipy.sparse import csr_array
 
 from recsys_vae.cli.runtime import console, pick_device, set_threads
+from recsys_vae.cli.stages import refuse_null
 from recsys_vae.errors import UserError
 from recsys_vae.exports import check_output, read_histories, write_vectors
+from recsys_vae.exports.embeddings import write_vector_blocks
 from recsys_vae.models import MultVAE
 from recsys_vae.models.base import check_positive
 from recsys_vae.recommender import Recommender, batches, load
 
+log = logging.getLogger(__name__)
+
+# Ids and histories of some users, as rows over the catalogue.
+Block = tuple[np.ndarray, csr_array]
+
 
 def run(config: DictConfig) -> None:
     """Write the vectors to ``output``."""
+    refuse_null("export", config)
     set_threads(config.threads)
     output = check_output(config.output, (".parquet", ".npz", ".safetensors"))
     for key, choices in (("what", ("users", "items")), ("space", ("latent", "retrieval"))):
         if config[key] not in choices:
             raise UserError(f"{key}: expected {' or '.join(choices)}, came {config[key]!r}")
+    if config.what == "items" and config.input is not None:
+        raise UserError("input: expected none with what=items, whose vectors are the run's own")
     check_positive("batch_size", config.batch_size)
     recommender = load(config.run, pick_device(config.accelerator))
     model = recommender.model
@@ -33,26 +45,61 @@ def run(config: DictConfig) -> None:
         vectors = model.item_vectors().float().cpu().numpy()
         ids = recommender.catalogue.item_ids
         write_vectors(output, ids, [{"vector": vectors}], id_name="item_id")
+        n_rows = len(ids)
     else:
-        ids, histories = _histories(recommender, config)
-        write_vectors(output, ids, _user_vectors(recommender, model, histories, config))
-    console.print(f"{len(ids)} {config.what}: {output}", markup=False)
+        n_rows = _export_users(output, recommender, config)
+    console.print(f"{n_rows} {config.what}: {output}", markup=False)
 
 
-def _histories(recommender: Recommender, config: DictConfig) -> tuple[np.ndarray, csr_array]:
-    """The users to export, once each, with all that is known of them."""
-    if config.input is not None:
-        parts = list(read_histories(config.input))
-        ids = np.concatenate([part.user_ids for part in parts])
-        return ids, csr_array(vstack([recommender.matrix_of(part) for part in parts], format="csr"))
-    return recommender.known_users
+def _export_users(output: Path, recommender: Recommender, config: DictConfig) -> int:
+    """Write users' vectors; neither their histories nor the vectors are ever in memory all at once."""
+    encoder = _Encoder(recommender, config.space)
+    if config.input is None:
+        ids, histories = recommender.known_users
+        write_vectors(output, ids, map(encoder, batches(histories, config.batch_size)))
+        n_rows = len(ids)
+    elif output.suffix.lower() == ".parquet":
+        blocks = _blocks(recommender, config)
+        n_rows = write_vector_blocks(output, ((ids, encoder(histories)) for ids, histories in blocks))
+    else:
+        # These formats state the number of rows, and hold the ids, before the vectors: one reading for the ids.
+        parts = [part.user_ids for part in read_histories(config.input, batch_size=config.batch_size)]
+        ids = np.concatenate(parts)
+        write_vectors(output, ids, (encoder(histories) for _, histories in _blocks(recommender, config)))
+        n_rows = len(ids)
+    encoder.warn()
+    return n_rows
 
 
-def _user_vectors(
-    recommender: Recommender, model: MultVAE, histories: csr_array, config: DictConfig
-) -> Iterator[Mapping[str, np.ndarray]]:
-    for rows in batches(histories, config.batch_size):
-        if config.space == "retrieval":
-            yield {"vector": model.user_vectors(rows).float().cpu().numpy()}
-        else:
-            yield recommender.taste_vectors(rows)
+def _blocks(recommender: Recommender, config: DictConfig) -> Iterator[Block]:
+    for part in read_histories(config.input, batch_size=config.batch_size):
+        yield part.user_ids, recommender.matrix_of(part)
+
+
+class _Encoder:
+    """From histories to vectors; counts the users that have no known item."""
+
+    def __init__(self, recommender: Recommender, space: str) -> None:
+        self.recommender = recommender
+        self.space = space
+        self.n_users = 0
+        self.n_without_items = 0
+
+    def __call__(self, histories: csr_array) -> Mapping[str, np.ndarray]:
+        self.n_users += histories.shape[0]
+        self.n_without_items += int(np.count_nonzero(np.diff(histories.indptr) == 0))
+        if self.space == "latent":
+            return self.recommender.taste_vectors(histories)
+        model = self.recommender.model
+        assert isinstance(model, MultVAE)
+        return {"vector": model.user_vectors(histories).float().cpu().numpy()}
+
+    def warn(self) -> None:
+        """Products with the items' vectors give the model's scores; ``recommend`` uses others for nobody's taste."""
+        if self.n_without_items and self.space == "retrieval":
+            log.warning(
+                "%d of %d users have no known item: recommend gives them the popularity ranking, "
+                "which their vectors do not",
+                self.n_without_items,
+                self.n_users,
+            )

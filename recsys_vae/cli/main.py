@@ -7,15 +7,11 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 
-from omegaconf import OmegaConf
-
-from recsys_vae.atomic import full_disk_reason
-from recsys_vae.cli.config import compose_config, config_defaults, name_runs
 from recsys_vae.errors import UserError, nearest
 
-# Verbs are imported when they are called: --help and mistakes answer at once, without loading PyTorch.
+# Verbs are imported when they are called: --help and mistakes answer at once, without loading PyTorch. What takes
+# time is imported inside main, where Ctrl-C is answered.
 VERBS = {
     "prepare": "fetch, read, filter and split a dataset; print what each stage leaves",
     "train": "train a model, evaluate it and leave a run directory",
@@ -32,19 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb, *overrides = arguments or ["--help"]
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     try:
-        if verb in ("--help", "-h", "help"):
-            print(_usage())
-            return 0
-        if verb == "--version":
-            print(version("recsys-vae"))
-            return 0
-        if verb not in VERBS:
-            raise UserError(f"{verb!r}: unknown verb; {nearest(verb, VERBS)}")
-        if any(argument in ("--help", "-h") for argument in overrides):
-            print(_verb_help(verb))
-            return 0
-        config = compose_config(verb, name_runs(overrides) if verb == "compare" else overrides)
-        importlib.import_module(f"recsys_vae.cli.{verb}").run(config)
+        return _run(verb, overrides)
     except UserError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # every process of several meets the same mistake
             print(f"recsys-vae: {error}", file=sys.stderr)
@@ -53,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
+        from recsys_vae.atomic import full_disk_reason
+
         # A file that cannot be reached is the machine's trouble; an error without one is a fault of the program.
         reason = full_disk_reason(error) or (error.strerror if error.filename else None)
         if reason is None:
@@ -62,6 +48,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("recsys-vae: interrupted", file=sys.stderr)
         return 130
+
+
+def _run(verb: str, overrides: list[str]) -> int:
+    if verb in ("--help", "-h", "help"):
+        print(_usage())
+        return 0
+    if verb == "--version":
+        from importlib.metadata import version
+
+        print(version("recsys-vae"))
+        return 0
+    if verb not in VERBS:
+        raise UserError(f"{verb!r}: unknown verb; {nearest(verb, VERBS)}")
+    if any(argument in ("--help", "-h") for argument in overrides):
+        print(_verb_help(verb, [argument for argument in overrides if argument not in ("--help", "-h")]))
+        return 0
+    from recsys_vae.cli.config import compose_config, name_runs
+
+    config = compose_config(verb, name_runs(overrides) if verb == "compare" else overrides)
+    importlib.import_module(f"recsys_vae.cli.{verb}").run(config)
     return 0
 
 
@@ -79,14 +85,26 @@ def _usage() -> str:
     )
 
 
-def _verb_help(verb: str) -> str:
+def _verb_help(verb: str, overrides: Sequence[str]) -> str:
+    """The verb's files of configs/ as they stand, since their comments explain the options."""
     from recsys_vae.bundled import bundled_path
+    from recsys_vae.cli.config import chosen_files
 
-    example, text, *_ = bundled_path("configs", f"{verb}.yaml").read_text(encoding="utf-8").splitlines()
-    options = OmegaConf.to_yaml(config_defaults(verb), resolve=False).rstrip()
-    return "\n".join(
-        [text.lstrip("# "), "", "example:", f"  {example.lstrip('# ')}", "", "options:", options]
-    )
+    example, text, *own = bundled_path("configs", f"{verb}.yaml").read_text(encoding="utf-8").splitlines()
+    # The list of defaults names the groups, which follow; it ends at the first line that is not indented.
+    if own[:1] == ["defaults:"]:
+        own = own[next(at for at, line in enumerate(own[1:], start=1) if not line.startswith(" ")) :]
+    lines = [text.lstrip("# "), "", "example:", f"  {example.lstrip('# ')}", "", "options:"]
+    lines += [line for line in own if line]
+    for group, choice, choices, path in chosen_files(verb, overrides):
+        among = f", one of {', '.join(choices)}" if len(choices) > 1 else ""
+        lines += ["", f"# {group}={choice}{among}"]
+        settings = path.read_text(encoding="utf-8").splitlines()
+        if settings[0] == "# @package _global_":
+            lines += settings[1:]
+        else:
+            lines += [f"{group}:", *(f"  {line}" if line else "" for line in settings)]
+    return "\n".join(line for line in lines if not line.lstrip().startswith(("_target_:", "_partial_:")))
 
 
 def entry_point() -> None:

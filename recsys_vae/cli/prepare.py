@@ -9,12 +9,13 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from recsys_vae.cli.runtime import console
-from recsys_vae.cli.stages import dataset_name, filter_ratings, load_ratings, split_interactions
+from recsys_vae.cli.stages import dataset_name, filter_ratings, load_ratings, refuse_null, split_interactions
 from recsys_vae.exports import check_output, output_file
 
 
 def run(config: DictConfig) -> None:
     """Print the counts of every stage and of every part of the split."""
+    refuse_null("prepare", config)
     output = None if config.output is None else check_output(config.output, (".parquet",))
     filtered = filter_ratings(config, load_ratings(config))
     split = split_interactions(config, filtered.interactions)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import json
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from omegaconf import DictConfig
 from rich.table import Table
 
 from recsys_vae.cli.runtime import console, pick_device, set_threads
+from recsys_vae.cli.stages import refuse_null
 from recsys_vae.errors import UserError
 from recsys_vae.exports import (
     RankedItems,
@@ -24,6 +27,7 @@ from recsys_vae.recommender import Recommender, load
 
 def run(config: DictConfig) -> None:
     """Print a table of recommendations, or stream them to ``output``."""
+    refuse_null("recommend", config)
     set_threads(config.threads)
     given = [key for key in ("user", "items", "input") if config[key] is not None]
     if len(given) != 1:
@@ -65,21 +69,44 @@ def run(config: DictConfig) -> None:
 
 
 def parse_items(text: str) -> list[Any]:
-    """A JSON list of ids or titles, or a plain list with commas (where titles cannot hold one)."""
+    """A list as JSON or Python writes it, or a plain list with commas (where titles cannot hold one)."""
     text = text.strip()
     if not text:
         raise UserError("items: expected a list of ids or titles, came nothing")
-    if not text.startswith("["):
-        return [part.strip() for part in text.split(",") if part.strip()]
-    try:
-        items = json.loads(text)
-    except json.JSONDecodeError:
-        return [part.strip().strip("'\"") for part in text.strip("[]").split(",") if part.strip()]
+    inside = text[1:].lstrip()
+    # A title may begin with a bracket: [REC] (2007) is no list.
+    if not text.startswith("[") or not (text.endswith("]") or "]" not in text or inside[:1] in ("'", '"')):
+        items = _split(text)
+    else:
+        literal = _literal(text)
+        if literal is None and (not text.endswith("]") or any(part[0] in "'\"" for part in _split(inside))):
+            raise UserError(f"items: expected a list such as [\"A, B\", 'C', 7], came {text!r}")
+        items = _split(text[1:-1]) if literal is None else literal
     if any(isinstance(item, bool) or not isinstance(item, int | str) for item in items):
         raise UserError(f"items: expected ids or titles, came {text}")
     if not items:
         raise UserError(f"items: expected at least one id or title, came {text}")
     return list(items)
+
+
+def _split(text: str) -> list[Any]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _literal(text: str) -> list[Any] | None:
+    """A list in JSON, or in Python where quotes make that certain; ``None`` if it is neither."""
+    readers: list[Callable[[str], Any]] = (
+        [json.loads, ast.literal_eval] if "'" in text or '"' in text else [json.loads]
+    )
+    for read in readers:
+        try:
+            with warnings.catch_warnings(action="ignore"):  # about backslashes that escape nothing
+                items = read(text)
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            continue
+        if isinstance(items, list):
+            return items
+    return None
 
 
 def _rank_file(recommender: Recommender, config: DictConfig) -> Iterator[RankedItems]:

@@ -18,6 +18,9 @@ from rich.table import Table
 from recsys_vae.errors import UserError
 from recsys_vae.models.base import check_positive
 
+# More than any machine has cores; PyTorch reserves memory for each thread before it looks at the number.
+_MOST_THREADS = 4096
+
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -25,6 +28,8 @@ def set_threads(threads: int | None) -> None:
     """Limit PyTorch's threads, where a number is given."""
     if threads is not None:
         check_positive("threads", threads)
+        if threads > _MOST_THREADS:
+            raise UserError(f"threads: expected at most {_MOST_THREADS}, came {threads!r}")
         torch.set_num_threads(threads)
 
 

@@ -28,11 +28,19 @@ from recsys_vae.cli.runtime import (
     quiet_lightning,
     set_threads,
 )
-from recsys_vae.cli.stages import build, dataset_name, filter_ratings, load_ratings, split_interactions
+from recsys_vae.cli.stages import (
+    build,
+    dataset_name,
+    filter_ratings,
+    load_ratings,
+    refuse_null,
+    split_interactions,
+)
 from recsys_vae.errors import UserError
 from recsys_vae.evaluation import EvaluationResult
 from recsys_vae.exports import RunWriter, default_run_path
 from recsys_vae.exports.report import render_report
+from recsys_vae.exports.run_directory import interrupted_run_path
 from recsys_vae.full_ranking import evaluate_full_ranking
 from recsys_vae.interactions import Split
 from recsys_vae.interactions.datamodule import HistoryDataModule
@@ -51,6 +59,7 @@ _N_SAMPLES_IN_REPORT = 5
 def run(config: DictConfig) -> Path:
     """Train, evaluate on validation and test, write the run directory, and return its path."""
     quiet_lightning()
+    refuse_null("train", config)
     set_threads(config.threads)
     check_positive("evaluation.batch_size", config.evaluation.batch_size)
     if not 0 <= config.seed < 2**32:
@@ -78,7 +87,8 @@ def _train(config: DictConfig, writer: RunWriter) -> None:
         _check_same_split(writer.directory / "split.json", split)
     model = _model(config, split)
     check_metric_depth("evaluation.metrics", config.evaluation.metrics, split.train.n_items)
-    writer.write_config(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+    if not (writer.directory / "config.yaml").exists():  # a resumed run computes what this file says already
+        writer.write_config(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
     writer.write_split(split.manifest, split.sha256)
     with _timed(seconds, "fit"):
         fit = _fit(config, model, split, writer, lambda row: writer.write_history([row]))
@@ -107,10 +117,8 @@ def _train(config: DictConfig, writer: RunWriter) -> None:
 def _run_path(config: DictConfig) -> Path:
     if config.run is not None:
         return Path(config.run)
-    name = dataset_name(config)
-    if config.resume:
-        return Path("runs") / f"{name}-{_model_name(config)}-seed{config.seed}"
-    return default_run_path("runs", _model_name(config), name, config.seed)
+    choose = interrupted_run_path if config.resume else default_run_path
+    return choose("runs", _model_name(config), dataset_name(config), config.seed)
 
 
 def _model_name(config: DictConfig) -> str:
@@ -248,8 +256,7 @@ def _check_same_configuration(path: Path, config: DictConfig) -> None:
     if not path.exists():
         return
     before, now = (
-        _flat(values)
-        for values in (yaml.safe_load(path.read_text("utf-8")), OmegaConf.to_container(config, resolve=True))
+        _flat(values) for values in (_read_record(path), OmegaConf.to_container(config, resolve=True))
     )
     for key in sorted((before.keys() | now.keys()) - _FREE_ON_RESUME):
         if before.get(key) != now.get(key):
@@ -268,11 +275,26 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _check_same_split(path: Path, split: Split) -> None:
-    recorded = yaml.safe_load(path.read_text("utf-8")).get("sha256")
-    if recorded != split.sha256:
-        raise UserError(
-            f"dataset: the interrupted run had the split {recorded}, came {split.sha256}; the data changed"
-        )
+    """The pairs and, where they count, their weights must be those that the interrupted run had."""
+    recorded = _read_record(path)
+    now = {**split.manifest, "sha256": split.sha256}
+    for key, what in (("sha256", "split"), ("weights_sha256", "weights")):
+        if recorded.get(key) != now.get(key):
+            raise UserError(
+                f"dataset: the interrupted run had the {what} {recorded.get(key)}, came {now.get(key)}; "
+                "the data changed"
+            )
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """A record of the interrupted run, which may be damaged: JSON is YAML too."""
+    try:
+        record = yaml.safe_load(path.read_text("utf-8"))
+        if not isinstance(record, dict):
+            raise ValueError(f"expected a mapping, came {type(record).__name__}")
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"run: {path} cannot be read, so the run cannot be resumed: {error}") from error
+    return record
 
 
 @contextlib.contextmanager

@@ -82,6 +82,37 @@ def write_vectors(
         _WRITERS[path.suffix.lower()](temporary, layout, _checked(itertools.chain([first], stream), layout))
 
 
+def write_vector_blocks(
+    path: str | Path,
+    blocks: Iterable[tuple[Shaped[np.ndarray, " batch"], Mapping[str, Float[np.ndarray, "_ _"]]]],
+    *,
+    id_name: IdName = "user_id",
+) -> int:
+    """Like :func:`write_vectors`, for rows whose number is not known before: every block brings its own ids.
+
+    Memory is one block and one row group. Only ``.parquet`` can be written so, the other formats state the
+    number of rows first. Returns the number of rows; the same errors.
+    """
+    path = check_output(path, (".parquet",))
+    stream = iter(blocks)
+    n_rows = 0
+
+    def record_batches() -> Iterator[pa.RecordBatch]:
+        nonlocal n_rows
+        for ids, vectors in itertools.chain([first], stream):
+            for batch in _checked([vectors], _Layout(id_name, ids, widths)):
+                yield _record_batch(schema, ids_to_arrow(ids), batch)
+            n_rows += len(ids)
+
+    with output_file(path) as temporary:
+        nothing: tuple[np.ndarray, Mapping[str, np.ndarray]] = (np.empty(0, dtype=np.int64), {})
+        first = next(stream, nothing)
+        widths = {name: int(rows.shape[1]) for name, rows in first[1].items()}
+        schema = _schema(id_name, ids_to_arrow(first[0]).type, widths)
+        _write_row_groups(temporary, schema, record_batches())
+    return n_rows
+
+
 def read_vectors(
     path: str | Path,
 ) -> tuple[Shaped[np.ndarray, " rows"], dict[str, Float32[np.ndarray, "rows _"]]]:
@@ -117,18 +148,35 @@ def _checked(batches: Iterable[Mapping[str, np.ndarray]], layout: _Layout) -> Ba
 
 def _write_parquet(path: Path, layout: _Layout, batches: Batches) -> None:
     ids = ids_to_arrow(layout.ids)
-    fields = [(name, pa.list_(pa.float32(), width)) for name, width in layout.widths.items()]
-    schema = pa.schema([(layout.id_name, ids.type), *fields])
-    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=False) as writer:
-        start, pending = 0, []
+    schema = _schema(layout.id_name, ids.type, layout.widths)
+
+    def record_batches() -> Iterator[pa.RecordBatch]:
+        start = 0
         for batch in batches:
             stop = start + len(next(iter(batch.values()), ()))
-            columns = [
-                pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), layout.widths[name])
-                for name, rows in batch.items()
-            ]
-            pending.append(pa.record_batch([ids[start:stop], *columns], schema=schema))
+            yield _record_batch(schema, ids[start:stop], batch)
             start = stop
+
+    _write_row_groups(path, schema, record_batches())
+
+
+def _schema(id_name: str, id_type: pa.DataType, widths: Mapping[str, int]) -> pa.Schema:
+    fields = [(name, pa.list_(pa.float32(), width)) for name, width in widths.items()]
+    return pa.schema([(id_name, id_type), *fields])
+
+
+def _record_batch(schema: pa.Schema, ids: pa.Array, batch: Mapping[str, np.ndarray]) -> pa.RecordBatch:
+    columns = [
+        pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1]) for rows in batch.values()
+    ]
+    return pa.record_batch([ids, *columns], schema=schema)
+
+
+def _write_row_groups(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=False) as writer:
+        pending: list[pa.RecordBatch] = []
+        for batch in batches:
+            pending.append(batch)
             if sum(group.nbytes for group in pending) >= _ROW_GROUP_BYTES:
                 writer.write_table(pa.Table.from_batches(pending))
                 pending = []

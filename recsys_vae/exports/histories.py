@@ -3,7 +3,8 @@
 =====================  ====================================================================================
 layout                 columns
 =====================  ====================================================================================
-one row an item        ``user_id``, ``item_id``, optionally ``weight``; ``.parquet`` or ``.csv``, in any order
+one row an item        ``user_id``, ``item_id``, optionally ``weight``, in any order; ``.parquet``, or text:
+                       ``.csv``, ``.tsv``, ``.dat``, ``.inter``, ``.txt``, plain or with ``.gz`` or ``.zip``
 one row a user         ``user_id``, ``items`` (a list), optionally ``weights`` (a list); ``.parquet``
 =====================  ====================================================================================
 
@@ -25,8 +26,8 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Int64, Shaped
 
 from recsys_vae.errors import UserError
-from recsys_vae.exports.id_columns import ids_from_arrow, list_offsets
-from recsys_vae.interactions.compression import open_table
+from recsys_vae.exports.id_columns import exceeds_int64, ids_from_arrow, list_offsets
+from recsys_vae.interactions.compression import TABLE_SUFFIXES, open_table
 from recsys_vae.interactions.delimited import read_delimited
 from recsys_vae.interactions.ids import encode_ids
 from recsys_vae.interactions.values import as_ratings
@@ -68,12 +69,20 @@ def read_histories(path: str | Path, *, batch_size: int = 4096) -> Iterator[Hist
     weight that is not a positive number. Columns are checked before the first batch is asked for.
     """
     path = Path(path)
-    if path.suffix.lower() not in (".parquet", ".csv"):
-        raise UserError(f"input: expected a name ending in .parquet or .csv, came {str(path)!r}")
+    kind = path.suffix.lower()
+    packed = kind in (".gz", ".zip")
+    if packed:
+        # A zip holds the table under a name of its own.
+        kind = Path(path.stem).suffix.lower() or (".csv" if kind == ".zip" else "")
+    if kind not in TABLE_SUFFIXES or (packed and kind == ".parquet"):
+        raise UserError(
+            f"input: expected a name ending in .parquet or .csv (.tsv, .dat, .txt; .gz or .zip after it), "
+            f"came {str(path)!r}"
+        )
     if not path.is_file():
         raise UserError(f"input: expected a file of histories, {path} does not exist")
     source = _Source(path)
-    if path.suffix.lower() == ".csv":
+    if kind != ".parquet":
         return _grouped(source, _read_csv(source), batch_size)
     file = source.guard(pq.ParquetFile, path)
     columns = source.columns(source.guard(lambda: file.schema_arrow.names))
@@ -117,10 +126,17 @@ class _Source:
             raise UserError(f"input: {self.path} holds no histories")
         return {meaning: table.column(name) for meaning, name in self.columns(table.column_names).items()}
 
-    def ids(self, column: Any, meaning: str, first_row: int = 0) -> Any:
-        """The column as int64 or as strings, every entry there."""
+    def ids(self, column: Any, meaning: str, first_row: int = 0, *, as_text: bool | None = None) -> Any:
+        """The column as int64 or as strings, every entry there.
+
+        Unsigned numbers beyond int64 become text, as they do in training: the whole column, or ``as_text`` says.
+        """
+        if as_text is None:
+            as_text = self.guard(exceeds_int64, column)
         kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-        if pa.types.is_integer(kind):
+        if pa.types.is_uint64(kind) and as_text:
+            column = self.guard(column.cast, pa.uint64()).cast(pa.large_string())
+        elif pa.types.is_integer(kind):
             column = self.guard(column.cast, pa.int64())
         elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
             column = self.guard(column.cast, pa.large_string())
@@ -155,6 +171,8 @@ def _read_csv(source: _Source) -> dict[str, Any]:
     parts: dict[str, list[Any]] = {}
     try:
         with open_table(source.path) as table:
+            if table.suffix == ".parquet":
+                raise UserError(f"{table.name}: expected text; Parquet must not be inside another file")
             for block in read_delimited(table, pick=pick, delimiter=None, encoding="utf-8", names=None):
                 for meaning, role in _ROLES.items():
                     if role not in block.columns:
@@ -241,10 +259,15 @@ def _streamed(
 def _list_batches(
     source: _Source, file: pq.ParquetFile, columns: dict[str, str], batch_size: int
 ) -> Iterator[Histories]:
+    # One kind of user ids for all batches, so their largest must be known before the first.
+    name = columns["user_id"]
+    as_text = pa.types.is_uint64(file.schema_arrow.field(name).type) and any(
+        source.guard(lambda: [exceeds_int64(b.column(name)) for b in file.iter_batches(columns=[name])])
+    )
     batches = file.iter_batches(batch_size=batch_size, columns=list(columns.values()))
     done = 0
     while (batch := source.guard(next, batches, None)) is not None:
-        users = source.ids(batch.column(columns["user_id"]), "a user_id", done)
+        users = source.ids(batch.column(name), "a user_id", done, as_text=as_text)
         lists = batch.column(columns["items"])
         offsets = list_offsets(lists)
         values = lists.flatten()

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Int64, Shaped
 
 
@@ -25,6 +26,16 @@ def ids_from_arrow(column: Any) -> Shaped[np.ndarray, " ids"]:
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         raise ValueError(f"expected whole numbers or text, came {column.type}")
     return np.asarray(column.to_numpy(zero_copy_only=False), dtype=object)
+
+
+def exceeds_int64(column: Any) -> bool:
+    """Whether an Arrow column holds an unsigned number that no int64 can be."""
+    if pa.types.is_dictionary(column.type) and pa.types.is_uint64(column.type.value_type):
+        column = column.cast(pa.uint64())
+    if not pa.types.is_uint64(column.type):
+        return False
+    largest = pc.max(column).as_py()
+    return largest is not None and largest > np.iinfo(np.int64).max
 
 
 def list_column(

@@ -24,7 +24,15 @@ from recsys_vae.exports.run_reader import PARTIAL_SUFFIX, Run, read_run
 from recsys_vae.exports.run_targets import check_target, check_targets
 from recsys_vae.exports.run_writer import RunWriter
 
-__all__ = ["Run", "RunWriter", "check_target", "check_targets", "default_run_path", "read_run"]
+__all__ = [
+    "Run",
+    "RunWriter",
+    "check_target",
+    "check_targets",
+    "default_run_path",
+    "interrupted_run_path",
+    "read_run",
+]
 
 
 def default_run_path(root: str | Path, model: str, dataset: str, seed: int) -> Path:
@@ -32,10 +40,34 @@ def default_run_path(root: str | Path, model: str, dataset: str, seed: int) -> P
 
     A name is taken when a finished or an unfinished run has it.
     """
-    stem = re.sub(r"[^\w.-]+", "-", f"{dataset}-{model}-seed{seed}").strip("-.")
+    stem = _stem(model, dataset, seed)
     number = 1
     while True:
         path = Path(root) / (stem if number == 1 else f"{stem}-{number}")
         if not path.exists() and not path.with_name(path.name + PARTIAL_SUFFIX).exists():
             return path
         number += 1
+
+
+def interrupted_run_path(root: str | Path, model: str, dataset: str, seed: int) -> Path:
+    """Name of the run that ``resume=true`` means when none is given: of the newest unfinished one.
+
+    The newest of ``ROOT/<dataset>-<model>-seed<seed>.partial``, the same with ``-2``, and so on, is the one
+    that was written to last. Where there is none, it is the first of those names, for the message.
+    """
+    stem = _stem(model, dataset, seed)
+    pattern = re.compile(rf"{re.escape(stem)}(?:-(\d+))?{re.escape(PARTIAL_SUFFIX)}")
+    found = []
+    for partial in Path(root).glob(f"*{PARTIAL_SUFFIX}"):
+        match = pattern.fullmatch(partial.name)
+        if match and partial.is_dir():
+            # A clock with coarse ticks gives equal times; then the higher number was made later.
+            found.append((partial.stat().st_mtime_ns, int(match[1] or 1), partial))
+    if not found:
+        return Path(root) / stem
+    newest = max(found)[2]
+    return newest.with_name(newest.name.removesuffix(PARTIAL_SUFFIX))
+
+
+def _stem(model: str, dataset: str, seed: int) -> str:
+    return re.sub(r"[^\w.-]+", "-", f"{dataset}-{model}-seed{seed}").strip("-.")

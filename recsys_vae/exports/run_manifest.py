@@ -49,11 +49,51 @@ def verify_manifest(directory: Path) -> dict[str, Any]:
     if found != FORMAT:
         raise UserError(f"run: {path}: this version reads run format {FORMAT}, came format {found!r}")
     claimed = record.pop("sha256", None)
-    if claimed != _digest(record) or text != _render({**record, "sha256": claimed}):
+    try:
+        is_own = claimed == _digest(record) and text == _render({**record, "sha256": claimed})
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell and no file of ours holds
+        is_own = False
+    if not is_own:
         raise UserError(f"run: {path} was changed: expected the text that its own SHA-256 stands for")
-    for name, facts in record["files"].items():
-        _verify_file(directory, name, facts["bytes"], facts["sha256"])
+    files = record.get("files")
+    if not isinstance(files, dict):
+        raise UserError(f"run: {path}: expected files by name, came {type(files).__name__}")
+    for name, facts in files.items():
+        size, digest = (facts.get(key) if isinstance(facts, dict) else None for key in ("bytes", "sha256"))
+        if isinstance(size, bool) or not isinstance(size, int) or not isinstance(digest, str) or "\0" in name:
+            raise UserError(f"run: {path}: expected bytes and sha256 of {name!r}, came {facts!r}")
+        _verify_file(directory, name, size, digest)
     return dict(record)
+
+
+def is_file_of_a_run(path: Path) -> bool:
+    """Whether ``path`` is one of the files that the manifest of a run directory above it lists, or that manifest.
+
+    Only a look: nothing is verified, and what is no manifest of a run counts as none.
+    """
+    for folder in path.resolve().parents:
+        try:
+            record = json.loads((folder / MANIFEST).read_bytes())
+        except (OSError, ValueError, RecursionError):
+            continue
+        if (
+            not isinstance(record, dict)
+            or "format" not in record
+            or not isinstance(record.get("files"), dict)
+        ):
+            continue
+        names = [MANIFEST, *(name for name in record["files"] if "\0" not in name)]
+        # Where upper and lower case are one, Items.parquet is items.parquet.
+        if any(path.resolve() == folder / name or _is_same(path, folder / name) for name in names):
+            return True
+    return False
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
 
 
 def sha256_of(path: Path) -> str:

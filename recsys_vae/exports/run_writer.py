@@ -41,16 +41,20 @@ class RunWriter:
 
     Used as a context manager, it gives up the lock on the way out. What an interrupted run left stays for
     ``resume=true``, unless it ended in a :class:`UserError` before its first checkpoint: then there is
-    nothing to carry on and the directory is removed. Every writing method raises :class:`UserError` naming
-    the file when the disk is full.
+    nothing to carry on and the directory is removed. One that was taken up with ``resume=true`` is never
+    removed: the mistake may be in the command. Every writing method raises :class:`UserError` naming the file
+    when the disk is full.
     """
 
-    def __init__(self, path: Path, directory: Path, lock: int, made: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, path: Path, directory: Path, lock: int, made: Sequence[Path] = (), *, resumed: bool = False
+    ) -> None:
         """Use :meth:`begin`; ``made`` are the folders that it made for the run, innermost first."""
         self.path = path
         self.directory = directory
         self._lock = lock
         self._made = made
+        self._resumed = resumed
 
     @classmethod
     def begin(cls, path: str | Path, *, resume: bool = False) -> RunWriter:
@@ -64,6 +68,11 @@ class RunWriter:
             raise UserError(f"run: expected a name for the run directory, came {str(path)!r}")
         if resume and path.name.endswith(PARTIAL_SUFFIX):
             path = path.with_name(path.name.removesuffix(PARTIAL_SUFFIX))
+        if path.name.endswith(PARTIAL_SUFFIX):  # finished under such a name, no verb would open it
+            raise UserError(
+                f"run: expected a name that does not end in {PARTIAL_SUFFIX}, the mark of an unfinished run, "
+                f"came {str(path)!r}"
+            )
         partial = path.with_name(path.name + PARTIAL_SUFFIX)
         try:
             if path.exists():
@@ -87,9 +96,13 @@ class RunWriter:
             raise UserError(f"run: {partial} is {error.strerror}") from error
         except OSError as error:
             raise UserError(f"run: {partial} cannot be written: {error.strerror}") from error
-        writer = cls(path, partial, lock, made)
+        writer = cls(path, partial, lock, made, resumed=resume)
         if resume:
-            writer._mend()
+            try:
+                writer._mend()
+            except BaseException:
+                writer.close()
+                raise
         return writer
 
     @property
@@ -219,19 +232,27 @@ class RunWriter:
         """Drop the rows after ``last_epoch``, that of the checkpoint which a resumed run goes on from.
 
         A last line that was cut short when the run was killed goes too; ``None`` drops nothing else.
+        Raises :class:`UserError` naming the file when it is damaged in another way.
         """
         path = self.directory / "history.csv"
         if not path.exists():
             return
-        lines = [
-            line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
-        ]
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"run: {path} cannot be read: {error}") from error
+        lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
         if not lines:
             path.unlink()
             return
-        if last_epoch is not None:
+        try:
             column = next(csv.reader(lines[:1])).index("epoch")
-            lines[1:] = [row for row in lines[1:] if int(next(csv.reader([row]))[column]) <= last_epoch]
+            epochs = [int(row[column]) for row in csv.reader(lines[1:])]
+        except (ValueError, IndexError, csv.Error) as error:
+            raise UserError(f"run: {path} cannot be read: expected rows with an epoch ({error})") from error
+        if last_epoch is not None:
+            kept = [row for row, epoch in zip(lines[1:], epochs, strict=True) if epoch <= last_epoch]
+            lines[1:] = kept
         self._write_text("history.csv", "".join(lines))
 
     def finalize(self) -> Path:
@@ -273,7 +294,8 @@ class RunWriter:
     ) -> None:
         """Let go of the lock, and of a directory that nobody could resume."""
         checkpoint = self.directory / _CHECKPOINT
-        if isinstance(error, UserError) and not (checkpoint.is_dir() and any(checkpoint.iterdir())):
+        started = checkpoint.is_dir() and any(checkpoint.iterdir())
+        if isinstance(error, UserError) and not started and not self._resumed:
             self.discard()
         self.close()
 

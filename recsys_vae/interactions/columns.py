@@ -82,6 +82,12 @@ def pick_columns(
         position = next((keys.index(key) for key in usual[role] if key in keys), None)
         if position is not None:
             found[role] = position
+        elif role in required and "title" in required:  # an item table, which has no keys for its columns
+            expected = ", ".join(usual[role][:4])
+            raise UserError(
+                f"{source} has no column for the {role} (its columns: {_listed(named)}): expected one named "
+                f"{expected} or the like"
+            )
         elif role in required:
             raise UserError(
                 f"{source} has no column for the {role} (its columns: {_listed(named)}): name it with "

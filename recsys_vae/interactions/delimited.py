@@ -12,7 +12,7 @@ import pyarrow.csv as pa_csv
 from recsys_vae.errors import UserError
 from recsys_vae.interactions.columns import Block, ColumnPicker
 from recsys_vae.interactions.compression import OpenTable
-from recsys_vae.interactions.text_blocks import TextBlock, check_encoding, read_blocks
+from recsys_vae.interactions.text_blocks import LONGEST_LINE_BYTES, TextBlock, check_encoding, read_blocks
 
 _BY_SUFFIX = {
     ".csv": (",", ";", "\t", "|"),
@@ -50,6 +50,7 @@ def read_delimited(
         delimiter = _checked_delimiter(delimiter)
     blocks = read_blocks(table.stream, name=table.name, encoding=encoding, quoting=quoting)
     positions: dict[str, int] | None = None
+    held = TextBlock(b"", 1)  # a record of which a quoted field goes on in the next block
     for block in blocks:
         if positions is None:
             skipped = len(block.text) - len(block.text.lstrip(b"\n"))
@@ -66,10 +67,19 @@ def read_delimited(
             positions = dict(pick(names))
         assert delimiter is not None
         assert names is not None
+        if held.text:
+            block = TextBlock(held.text + block.text, held.first_line)
+        held = TextBlock(b"", 1)
         if block.text.strip(b"\n"):
-            yield _parsed(block, table.name, delimiter, quoting, names, positions)
+            parsed, held = _parsed(block, table.name, delimiter, quoting, names, positions)
+            if parsed is not None:
+                yield parsed
+        if len(held.text) > LONGEST_LINE_BYTES:
+            break
     if positions is None:
         raise UserError(f"{table.name} is empty")
+    if held.text:
+        raise UserError(f"{table.name}, line {held.first_line}: a quoted field opens here and never closes")
 
 
 def _checked_delimiter(delimiter: str) -> str:
@@ -102,7 +112,10 @@ def _parsed(
     quoting: bool,
     names: Sequence[str],
     positions: dict[str, int],
-) -> Block:
+) -> tuple[Block | None, TextBlock]:
+    """The whole records of ``block``, and what is left of it: nothing, or a record that goes on."""
+    nothing = TextBlock(b"", 1)
+    quoting = quoting and b'"' in block.text  # it takes Arrow longer, and without quotes it changes nothing
     text, separator = block.text, delimiter.encode()
     if len(separator) > 1:
         stand_in = next((mark for mark in _STAND_INS if mark not in text), None)
@@ -137,6 +150,10 @@ def _parsed(
             ),
         )
     except pa.ArrowException as error:
+        if quoting:
+            whole = block.check_quotes(separator, source)
+            if whole < len(text):
+                return _parsed_before(block, whole, source, delimiter, names, positions)
         if not wrong:
             raise UserError(f"{source}, after line {block.first_line}: {error}") from None
         row = wrong[0]
@@ -145,11 +162,33 @@ def _parsed(
         message = f"expected {row.expected_columns} fields ({listed}), found {row.actual_columns}"
         raise UserError(f"{source}, line {line}: {message}") from None
 
+    # As many records as lines: no field spans lines, and the exact look at every quote can be spared.
+    broken = quoting and parsed.num_rows != block.count_records_without_breaks()
+    if broken or (quoting and block.ends_inside_quotes(separator)):
+        whole = block.check_quotes(separator, source)
+        if whole < len(text):
+            return _parsed_before(block, whole, source, delimiter, names, positions)
+
     def place(row: int) -> str:
-        return f"{source}, line {block.line_of_row(row, quoting=quoting)}"
+        return f"{source}, line {block.line_of_row(row, quoting=broken)}"
 
     arrays = {role: _whole(parsed.column(str(at))) for role, at in positions.items()}
-    return Block(arrays, place)
+    return Block(arrays, place), nothing
+
+
+def _parsed_before(
+    block: TextBlock,
+    whole: int,
+    source: str,
+    delimiter: str,
+    names: Sequence[str],
+    positions: dict[str, int],
+) -> tuple[Block | None, TextBlock]:
+    rest = TextBlock(block.text[whole:], block.line_at(whole))
+    before = TextBlock(block.text[:whole], block.first_line)
+    if not before.text.strip(b"\n"):
+        return None, rest
+    return _parsed(before, source, delimiter, True, names, positions)[0], rest
 
 
 def _whole(column: Any) -> Any:

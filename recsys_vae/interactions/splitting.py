@@ -84,7 +84,8 @@ def assemble_split(
     """Build a :class:`Split` from masks over the entries of ``interactions``.
 
     The items become those that ``train`` has, and every column is numbered anew; held-out entries of other
-    items drop out and are counted in the manifest. History keeps its weights; targets are 1.
+    items drop out and are counted in the manifest. Weights are kept; what evaluates targets
+    looks at which entries there are, not at their weights.
     """
     vocabulary = training_vocabulary(interactions, train)
     users = entry_users(interactions)
@@ -100,7 +101,7 @@ def assemble_split(
         HeldOut(
             user_ids=interactions.user_ids[part.users],
             history=_part(interactions, users, part.history & known, part.users, vocabulary),
-            target=_part(interactions, users, part.target & known, part.users, vocabulary, binary=True),
+            target=_part(interactions, users, part.target & known, part.users, vocabulary),
         )
         for part in (validation, test)
     ]
@@ -124,6 +125,9 @@ def assemble_split(
             "users": dropped_users or {},
         },
     }
+    matrices = [training.matrix, *(part.history for part in held_out), *(part.target for part in held_out)]
+    if any(bool((matrix.data != 1).any()) for matrix in matrices):
+        manifest["weights_sha256"] = _weights_digest(matrices)
     return Split(training, held_out[0], held_out[1], manifest, split_digest(training, *held_out))
 
 
@@ -138,6 +142,17 @@ def split_digest(train: Interactions, validation: HeldOut, test: HeldOut) -> str
     for matrix in (train.matrix, validation.history, validation.target, test.history, test.target):
         for array in (matrix.indptr, matrix.indices):
             _hash_integers(digest, array)
+    return digest.hexdigest()
+
+
+def _weights_digest(matrices: list[csr_array]) -> str:
+    """SHA-256 over the weights, which ``split_digest`` leaves out so that runs with and without can be compared.
+
+    A run that is resumed must train on the same weights too.
+    """
+    digest = hashlib.sha256(b"recsys-vae weights 1")
+    for matrix in matrices:
+        digest.update(np.ascontiguousarray(matrix.data, "<f4").tobytes())
     return digest.hexdigest()
 
 
@@ -173,17 +188,16 @@ def _part(
     entries: np.ndarray,
     rows: np.ndarray,
     vocabulary: np.ndarray,
-    *,
-    binary: bool = False,
 ) -> csr_array:
     """The given entries as a matrix of the given rows and of the columns in the vocabulary."""
     matrix = interactions.matrix
     indptr = np.concatenate([[0], np.cumsum(np.bincount(users[entries], minlength=rows.size)[rows])])
     columns = (np.cumsum(vocabulary) - 1)[matrix.indices[entries]]
     index_type = matrix.indices.dtype
-    data = np.ones(columns.size, np.float32) if binary else matrix.data[entries]
     shape = (int(np.count_nonzero(rows)), int(np.count_nonzero(vocabulary)))
-    return csr_array((data, columns.astype(index_type), indptr.astype(index_type)), shape=shape)
+    return csr_array(
+        (matrix.data[entries], columns.astype(index_type), indptr.astype(index_type)), shape=shape
+    )
 
 
 def _counts(part: HeldOut) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -33,6 +34,43 @@ class TextBlock:
         if row >= starts.size:  # a stray quote: count plain lines
             return self.line_of_row(row, quoting=False) if quoting else self.first_line
         return self.first_line + int(np.searchsorted(newlines, starts[row]))
+
+    def line_at(self, position: int) -> int:
+        """1-based line of a byte of the text."""
+        return self.first_line + self.text.count(b"\n", 0, position)
+
+    def count_records_without_breaks(self) -> int:
+        """How many records there are if every line that is not blank is one."""
+        ends = np.frombuffer(self.text, np.uint8) == _NEWLINE
+        blank = np.count_nonzero(ends[1:] & ends[:-1]) + int(ends[:1].sum())
+        return int(np.count_nonzero(ends)) - int(blank)
+
+    def ends_inside_quotes(self, delimiter: bytes) -> bool:
+        """Whether a field that opens in the last line that is not blank, taken alone, never closes."""
+        last = self.text.rstrip(b"\n")
+        start = last.rfind(b"\n") + 1
+        return any(not field[1] for field in _quoted_fields(delimiter).finditer(self.text, start))
+
+    def check_quotes(self, delimiter: bytes, name: str) -> int:
+        """Length of the records that are whole: all of the text, or what goes before a field that never closes.
+
+        A quoted field may span lines where its quotes are beyond doubt: the one that closes it must end the
+        field. After a lost closing quote the next title's opening quote would close, and letters follow that.
+
+        Raises:
+            UserError: a quoted field spans lines and something follows its closing quote.
+        """
+        text = self.text
+        for field in _quoted_fields(delimiter).finditer(text):
+            if not field[1]:
+                return text.rfind(b"\n", 0, field.start()) + 1
+            if text[field.end()] not in (_NEWLINE, delimiter[0]) and text.find(b"\n", *field.span()) >= 0:
+                first, last = self.line_at(field.start()), self.line_at(field.end())
+                raise UserError(
+                    f"{name}, line {first}: the quoted field that opens here is not closed on its line, and more "
+                    f"than a delimiter follows the next quote (line {last}); a closing quote seems to be missing"
+                )
+        return len(text)
 
 
 def read_blocks(stream: io.BufferedIOBase, *, name: str, encoding: str, quoting: bool) -> Iterator[TextBlock]:
@@ -125,6 +163,11 @@ def _last_line_end(text: bytearray, quoting: bool) -> int:
         return int(ends[-1]) + 1
     # No line end outside quotes in so many bytes means a stray quote, not a field of that length.
     return last if len(text) > LONGEST_LINE_BYTES else 0
+
+
+def _quoted_fields(delimiter: bytes) -> re.Pattern[bytes]:
+    """Matches each quoted field; group 1 is its closing quote, or empty. Quotes amid a field mean nothing."""
+    return re.compile(rb'(?<![^\n%b])"[^"]*+(?:""[^"]*+)*+("|\Z)' % re.escape(delimiter))
 
 
 def _outside_quotes(data: np.ndarray, newlines: np.ndarray) -> np.ndarray:

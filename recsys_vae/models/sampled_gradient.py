@@ -3,8 +3,9 @@
 Two of the three products of a softmax output layer serve its gradient ``x - N * softmax(logits)``, a matrix of users
 by items. A sample of its columns, each divided by its inclusion probability (Horvitz & Thompson 1952), estimates both
 products without bias at a fraction of their cost. The variance is least when columns are drawn in proportion to their
-norm, which for counts is close to the square root of what the model expects of them. The log-likelihood itself and its
-normaliser stay exact; that is what sets this apart from a sampled softmax, whose gradient is biased.
+norm, which for counts is close to the square root of what is expected of them and of what is observed. The
+log-likelihood itself and its normaliser stay exact; that is what sets this apart from a sampled softmax, whose
+gradient is biased.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ class _SampledGradient(torch.autograd.Function):
         generator: torch.Generator | None,
     ) -> Tensor:
         log_likelihood, gradient, expected = log_likelihood_and_gradient(hidden, weight, bias, rows)
-        inclusion = inclusion_probabilities(expected.sqrt(), n_sampled)
+        # An observed item that the model hardly expects has a large gradient too.
+        observed = expected.new_zeros(rows.n_items).index_add_(0, rows.items, rows.values)
+        inclusion = inclusion_probabilities((expected + observed).sqrt(), n_sampled)
         items = systematic_sample(inclusion, generator)
         sampled = gradient.index_select(1, items).div_(inclusion[items])
         ctx.save_for_backward(hidden, weight, sampled, items)

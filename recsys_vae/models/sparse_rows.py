@@ -70,8 +70,10 @@ class SparseRows:
 
     def normalised(self) -> SparseRows:
         """Scale each user's values to unit Euclidean length; a user without items stays empty."""
-        norms = self.row_sums(self.values.square()).sqrt()
-        return self.with_values(self.values / norms[self.users])
+        # Squares of weights such as 1e-30 or 1e25 leave the range of float32.
+        wide = self.values if self.values.device.type == "mps" else self.values.double()
+        norms = self.row_sums(wide.square()).sqrt()
+        return self.with_values((wide / norms[self.users]).float())
 
     def dropout(self, probability: float, generator: torch.Generator | None) -> SparseRows:
         """Hide each nonzero with ``probability`` and scale the others by ``1 / (1 - probability)``."""

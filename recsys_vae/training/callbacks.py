@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,11 @@ from recsys_vae.training.lit_vae import LitVAE
 
 Validate = Callable[[MultVAE], Mapping[str, float]]
 OnEpoch = Callable[[Mapping[str, float]], None]
+
+# What torch.load raises for a file that is truncated, empty or of another kind, and what Lightning restores.
+_DAMAGED = (EOFError, OSError, RuntimeError, ValueError, KeyError, IndexError, AttributeError, TypeError)
+_NOT_WHOLE = "is not a whole checkpoint (without it, the run starts from the first epoch)"
+_CHECKPOINT_KEYS = {"state_dict", "epoch", "global_step", "optimizer_states", "loops", "callbacks"}
 
 
 class ValidateAndKeepBest(Callback):
@@ -150,6 +157,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Load with ``weights_only=True``, whatever the caller asked for."""
-        checkpoint: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
-        return checkpoint
+        """Load with ``weights_only=True``, whatever the caller asked for.
+
+        Raises :class:`UserError` naming the file when it is damaged.
+        """
+        try:
+            checkpoint = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        except (*_DAMAGED, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise UserError(f"resume: {path} {_NOT_WHOLE}: {reason}") from error
+        missing = _CHECKPOINT_KEYS - (checkpoint.keys() if isinstance(checkpoint, dict) else set())
+        if missing:
+            raise UserError(f"resume: {path} {_NOT_WHOLE}: it lacks {', '.join(sorted(missing))}")
+        return dict(checkpoint)

@@ -31,6 +31,9 @@ from recsys_vae.training.learning_rate import LearningRateSchedule
 from recsys_vae.training.lit_vae import LitVAE, OptimiserFactory
 from recsys_vae.training.objective import Objective
 
+# The weights stay in float32: Adam's small steps vanish in anything shorter.
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32")
+
 # Lightning starts the command again for every further device; those processes find the run directory here.
 _DIRECTORY_VARIABLE = "RECSYS_VAE_RUN_DIRECTORY"
 
@@ -75,6 +78,10 @@ class VAETrainer:
         check_positive("trainer.max_epochs", self.max_epochs)
         check_positive("trainer.patience", self.patience)
         check_interval("trainer.checkpoint_seconds", self.checkpoint_seconds, 0.0, float("inf"))
+        if str(self.precision) not in _PRECISIONS:
+            raise UserError(
+                f"trainer.precision: expected one of {', '.join(_PRECISIONS)}, came {self.precision!r}"
+            )
         try:
             self.optimiser([{"params": [torch.nn.Parameter(torch.zeros(1))]}])
         except (TypeError, ValueError) as error:

@@ -155,6 +155,12 @@ def test_a_column_that_was_named_is_missing(refused, good, column) -> None:
     refused(table(good, f"dataset.{column}=raitng"), f"dataset.{column}='raitng'", "did you mean 'rating'?")
 
 
+def test_an_item_table_without_titles(refused, tmp_path, good) -> None:
+    items = write(tmp_path / "items.csv", "item_id,year\n1,1995\n")
+    told = refused(table(good, f"dataset.items={items}"), f"{items} has no column for the title", "one named")
+    assert "dataset.title" not in told
+
+
 def test_one_column_for_two_roles(refused, good) -> None:
     refused(table(good, "dataset.user=item"), "dataset.user and dataset.item are both column 'item'")
 
@@ -281,6 +287,12 @@ def test_a_split_by_time_of_a_table_without_times(refused, good, split) -> None:
         (["train", "seed=[1"], ["seed", "'[1'", "quote it"]),
         (["evaluate"], ["run: expected a value", "came none"]),
         (["export", "run=x"], ["output: expected a value", "came none"]),
+        (["train", "hydra.run.dir=x"], ["hydra.run.dir: unknown key"]),
+        (["train", "+hydra.job.name=x"], ["hydra.job.name: unknown key"]),
+        (["train", "dataset.path=r.csv"], ["dataset.path: a setting of dataset=table", "add dataset=table"]),
+        (["train", "model.l2=3"], ["model.l2: a setting of model=ease", "add model=ease"]),
+        (["train", "--help", "model=eas"], ["model", "'eas'", "did you mean 'ease'?"]),
+        (["train", "dataset=table", "dataset.path=${x}"], ["dataset.path: expected a text without '${'"]),
     ],
 )
 def test_an_unknown_or_misspelt_name(refused, arguments, said) -> None:
@@ -481,6 +493,12 @@ def test_a_run_that_cannot_do_what_is_asked(refused, runs) -> None:
         (["user=1", "items=[1]"], ["expected exactly one of user=, items= and input=, came user and items"]),
         ([], ["expected exactly one of user=, items= and input=, came none"]),
         (["items="], ["items: expected a list of ids or titles, came nothing"]),
+        (["items=,"], ["items: expected at least one id or title, came ,"]),
+        (["items=["], ["items: expected a list such as", "came '['"]),
+        (["items=['Heat"], ["items: expected a list such as"]),
+        (["items=['Heat', Casino]"], ["items: expected a list such as"]),
+        (["items=['Heat', 1.5]"], ["items: expected ids or titles, came ['Heat', 1.5]"]),
+        (["items=[]"], ["items: expected at least one id or title, came []"]),
         (["items=[true]"], ["items: expected ids or titles, came [true]"]),
         (["items=[1]", "k=0"], ["k: expected a whole number of at least 1, came 0"]),
         (["items=[1]", "k=-1"], ["k: expected a whole number of at least 1, came -1"]),
@@ -495,8 +513,8 @@ def test_a_run_that_cannot_do_what_is_asked(refused, runs) -> None:
             ["input: expected a file of histories, none.csv does not exist"],
         ),
         (
-            ["input=none.txt", "output=x.csv"],
-            ["input: expected a name ending in .parquet or .csv, came 'none"],
+            ["input=none.doc", "output=x.csv"],
+            ["input: expected a name ending in .parquet or .csv", "came 'none.doc'"],
         ),
     ],
 )
@@ -553,6 +571,7 @@ def test_what_compare_refuses(refused, runs) -> None:
     refused(["compare", ease, other], "runs: expected one split, came", ease, other)
     for argument, said in (
         ("metrics=[ndgc@10]", "metrics: expected some that all runs have (ndcg@10, recall@5), got ndgc@10"),
+        ("metrics=[ndcg@10,ndcg@10]", "metrics: expected each name once, came 'ndcg@10' twice"),
         ("metrics=[]", "metrics: expected at least one name"),
         ("metrics=ndcg@10", "metrics: expected a list"),
         ("n_permutations=0", "n_permutations: expected a whole number of at least 1, came 0"),
@@ -706,6 +725,30 @@ def test_the_command_prints_one_line(tmp_path, arguments, said) -> None:
     assert ended.stderr.count("\n") == 1
     assert ended.stderr.startswith(f"recsys-vae: {said}")
     assert list(tmp_path.iterdir()) == []
+
+
+INTERRUPTED_IMPORT = """
+import sys
+
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == sys.argv[1]:
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupts())
+from recsys_vae.cli.main import main
+sys.exit(main(["prepare", "dataset=tiny"]))
+"""
+
+
+@pytest.mark.end_to_end
+@pytest.mark.parametrize("module", ["omegaconf", "recsys_vae.cli.config", "recsys_vae.cli.prepare"])
+def test_an_interrupt_while_modules_load_is_one_line(module) -> None:
+    # A process of its own: half-loaded modules would stay behind for the tests that follow.
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORT, module], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (130, "recsys-vae: interrupted\n")
 
 
 @pytest.mark.end_to_end

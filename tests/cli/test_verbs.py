@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 
 import recsys_vae
+from recsys_vae.cli.config import compose_config, name_runs
 from recsys_vae.cli.main import main
+from recsys_vae.cli.recommend import parse_items
 from recsys_vae.exports import read_vectors
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -112,3 +114,79 @@ def test_prepare_and_help(capsys) -> None:
     for verb in ("prepare", "train", "evaluate", "recommend", "export", "compare"):
         assert main([verb, "--help"]) == 0
         assert f"recsys-vae {verb}" in capsys.readouterr().out
+
+
+def test_help_shows_the_comments_and_the_options_of_a_choice(capsys) -> None:
+    assert main(["train", "--help", "model=ease"]) == 0
+    told = capsys.readouterr().out
+    assert "# of the split, the initial weights" in told
+    assert "l2: 500.0             # the paper's lambda" in told
+    assert "max_epochs" not in told
+    assert main(["train", "dataset=table", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert "  rating: null      # column of the ratings" in told
+    assert "max_epochs: 40" in told
+
+
+def test_the_read_columns_can_be_switched_off(tmp_path) -> None:
+    path = tmp_path / "r.csv"
+    rows = (f"{user},{item},good,noon" for user in range(20) for item in range(8))
+    path.write_text("\n".join(["user,item,rating,timestamp", *rows]))
+    reading = ["dataset=table", f"dataset.path={path}", "filters.rating_threshold=null"]
+    assert main(["prepare", *reading, "dataset.rating=false", "dataset.timestamp=False"]) == 0
+    assert main(["prepare", *reading, "dataset.rating=false"]) == 2
+
+
+VERBATIM = [
+    "${oc.env:HOME}10",
+    "a${",
+    r"\${x}",
+    r"a\\${x}'\'",
+    r"C:\new\runs",
+    r"\\server\share",
+    "end\\",
+    "'",
+    "007",
+    "a,b",
+    "[x]",
+]
+
+
+@pytest.mark.parametrize("text", VERBATIM)
+def test_names_are_taken_as_typed(text) -> None:
+    config = compose_config("recommend", ["run=x", f"user={text}", f"items={text}"])
+    assert config.user == config["items"] == text
+    assert list(compose_config("compare", name_runs([text, "x y"])).runs) == [text, "x y"]
+    if "${" not in text:
+        assert compose_config("train", [f"dataset.source={text}"]).dataset.source == text
+
+
+@pytest.mark.parametrize(
+    ("text", "items"),
+    [
+        (
+            "['Heat (1995)', 'American President, The (1995)']",
+            ["Heat (1995)", "American President, The (1995)"],
+        ),
+        ("""["Schindler's List", 'C, D', 7]""", ["Schindler's List", "C, D", 7]),
+        ('["A, B", 1152921504606846978]', ["A, B", 1152921504606846978]),
+        ("[Schindler's List (1993), 007]", ["Schindler's List (1993)", "007"]),
+        ("Heat, Casino", ["Heat", "Casino"]),
+        ("[REC] (2007)", ["[REC] (2007)"]),
+    ],
+)
+def test_lists_of_items(text, items) -> None:
+    assert parse_items(text) == items
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".csv.gz", ".zip"])
+def test_a_file_of_new_users_in_any_format_of_tables(run, tmp_path, suffix) -> None:
+    items = recsys_vae.load(run).catalogue.item_ids[:2]
+    path, output = tmp_path / f"in{suffix}", tmp_path / "out.parquet"
+    histories = pd.DataFrame({"user_id": ["a", "a"], "item_id": items})
+    options = {"compression": {"method": "zip", "archive_name": "in.csv"}} if suffix == ".zip" else {}
+    histories.to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",", **options)
+    assert main(["recommend", f"run={run}", f"input={path}", f"output={output}", "k=3"]) == 0
+    table = pd.read_parquet(output)
+    assert list(table["user_id"]) == ["a"] * 3
+    assert not set(table["item_id"]) & set(items)

@@ -96,7 +96,6 @@ def test_laws_of_every_split(name, entries, seed):
         assert not parts[f"{part}.history"] & parts[f"{part}.target"]
         assert not parts["train"] & parts[f"{part}.target"]
         assert np.all(np.diff(getattr(split, part).user_ids) > 0)
-        assert np.all(getattr(split, part).target.data == 1)
     assert not parts["validation.target"] & parts["test.target"]
     assert set().union(*parts.values()) <= everything
     # Weights, times and titles of the training part are those of the same pairs before.
@@ -300,6 +299,20 @@ def test_digests_never_change(name):
     interactions = interactions_of(entries, text_ids="text" in name)
     split = SPLITS[name.split(",")[0]](42)(interactions)
     assert split.sha256 == GOLDEN[name] == plain_digest(split)
+
+
+def test_weights_have_a_digest_of_their_own():
+    """Equal pairs are one split whatever they weigh, and a resumed run still notices other weights."""
+    plain = interactions_of({(user, item): 0.0 for user in range(10) for item in range(6)})
+    splits = []
+    for weights in (np.ones(60), np.full(60, 2.0), np.full(60, 3.0)):
+        matrix = plain.matrix.copy()
+        matrix.data = weights.astype(np.float32)
+        splits.append(SPLITS["strong"](1)(Interactions(matrix, plain.user_ids, plain.item_ids)))
+    assert len({split.sha256 for split in splits}) == 1
+    digests = [split.manifest.get("weights_sha256") for split in splits]
+    assert digests[0] is None
+    assert len(set(digests)) == 3
 
 
 @pytest.mark.parametrize(

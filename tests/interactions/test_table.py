@@ -417,3 +417,52 @@ def test_ranks_are_read_as_times_with_a_warning(tmp_path, caplog):
     path = written(tmp_path, "a.csv", "user,item,time_rank\n1,2,1\n1,3,0\n")
     assert read_table(path).timestamps.tolist() == [1, 0]
     assert "time_rank orders the rows of a user" in caplog.text
+
+
+def rows_with_titles(count, title):
+    return "".join(f"{row % 7},{row},{row % 5 + 1},{title(row)}\n" for row in range(count))
+
+
+QUOTED_NOW_AND_THEN = {
+    "always": lambda row: f'"Film, The {row}"',
+    "now and then": lambda row: f'"Film, The {row}"' if row % 3 == 0 else f"Film {row}",
+    "never": lambda row: f"Film {row}",
+    "with quotes inside": lambda row: f'"""Film"", The {row}"',
+}
+
+
+@pytest.mark.parametrize("titles", QUOTED_NOW_AND_THEN)
+@pytest.mark.parametrize("block_bytes", [16, 300, 1 << 20])
+@pytest.mark.parametrize("lost", [0, 9, 199])
+@pytest.mark.parametrize("middle", [False, True])
+def test_a_lost_closing_quote_swallows_no_row(tmp_path, titles, block_bytes, lost, middle):
+    lines = rows_with_titles(200, QUOTED_NOW_AND_THEN[titles]).splitlines()
+    lines[lost] = f'0,{lost},4,"Burbs'
+    header = "user,item,rating,title"
+    if middle:
+        header = "user,item,title,rating"
+        lines = [f"{user},{item},{title},{rating}" for user, item, rating, title in
+                 (line.split(",", 3) for line in lines)]  # fmt: skip
+    path = written(tmp_path, "a.csv", "\n".join([header, *lines]) + "\n")
+    with (
+        mock.patch.object(text_blocks, "BLOCK_BYTES", block_bytes),
+        pytest.raises(UserError, match=rf"a\.csv, line {lost + 2}: (a|the) quoted field .*opens here"),
+    ):
+        read_table(path)
+
+
+@pytest.mark.parametrize("tail", ["", "\n", "\n\n\n"])
+def test_a_quoted_field_that_the_end_of_the_file_cuts(tmp_path, tail):
+    path = written(tmp_path, "a.csv", f'user,item,title\n1,2,"Seven"\n3,4,"Bur{tail}')
+    with pytest.raises(UserError, match=r"a\.csv, line 3: a quoted field opens here and never closes"):
+        read_table(path)
+
+
+@pytest.mark.parametrize("block_bytes", [4, 16, 50, 1 << 20])
+def test_quotes_beyond_doubt_may_span_lines(tmp_path, block_bytes):
+    text = 'user,item,title,genres\n1,5" disc,"A\n\n""B"",\nC",x\n2,5" disc,D,"y\nz"\n3,6,"E"F,\n'
+    with mock.patch.object(text_blocks, "BLOCK_BYTES", block_bytes):
+        table = read_table(written(tmp_path, "a.csv", text))
+    assert rows_of(table) == [(1, '5" disc'), (2, '5" disc'), (3, "6")]
+    assert table.titles.tolist() == ['A\n\n"B",\nC', "EF"]
+    assert table.genres.tolist() == ["x", None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,6 +36,13 @@ def test_normalised_rows_have_unit_length_and_empty_ones_stay_empty() -> None:
     lengths = rows.dense().norm(dim=1)
     assert lengths[0] == 0.0
     torch.testing.assert_close(lengths[1:], torch.ones(11))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e25])
+def test_unit_length_does_not_depend_on_the_scale_of_the_weights(scale: float) -> None:
+    rows = SparseRows.from_csr(random_histories())
+    scaled = rows.with_values(rows.values * scale).normalised()
+    torch.testing.assert_close(scaled.values, rows.normalised().values)
 
 
 def test_dropout_hides_a_share_and_keeps_the_mean() -> None:

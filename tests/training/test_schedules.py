@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -50,6 +51,11 @@ def test_warm_up_then_cosine() -> None:
     assert factors[100] == pytest.approx(0.2)
     assert all(a < b for a, b in pairwise(factors[:11]))
     assert all(a > b for a, b in pairwise(factors[10:]))
+
+
+def test_the_decay_is_a_cosine() -> None:
+    schedule = LearningRateSchedule(final_factor=0.2)
+    assert schedule.factor(25, 100) == pytest.approx(0.6 + 0.4 * math.cos(math.pi / 4))
 
 
 @pytest.mark.parametrize("arguments", [{"warmup": 1.5}, {"final_factor": -0.1}])

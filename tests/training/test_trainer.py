@@ -20,6 +20,7 @@ from recsys_vae.training import (
     PointLogLikelihood,
     VAETrainer,
 )
+from recsys_vae.training.lit_vae import LitVAE
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:pytorch_lightning"),
@@ -108,6 +109,21 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_run() -> None:
     network, result, rows = fit(validate=validate, patience=3)
     assert (result.best_epoch, result.best_score, result.n_epochs, len(rows)) == (1, 0.5, 5, 5)
     assert all(torch.equal(seen[1][name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_of_equal_epochs_the_first_is_the_best() -> None:
+    assert fit(validate=lambda _: {"ndcg@100": 0.5}, patience=6)[1].best_epoch == 0
+
+
+def test_every_step_of_every_epoch_has_noise_of_its_own(monkeypatch) -> None:
+    module = LitVAE(
+        model(), MonteCarloELBO(), LinearKLSchedule(), torch.optim.Adam, LearningRateSchedule(), 1
+    )
+    draws = set()
+    for epoch in range(3):
+        monkeypatch.setattr(LitVAE, "current_epoch", epoch)
+        draws |= {float(torch.rand((), generator=module.step_generator(step))) for step in range(4)}
+    assert len(draws) == 12
 
 
 @pytest.mark.parametrize("killed_at", [1, 3, 6])
@@ -199,7 +215,9 @@ def test_mult_dae_trains_with_weight_decay_on_weights_only() -> None:
     torch.testing.assert_close(network.output.bias.detach(), biases, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("changes", [{"max_epochs": 0}, {"patience": -1}, {"checkpoint_seconds": -1.0}])
+@pytest.mark.parametrize(
+    "changes", [{"max_epochs": 0}, {"patience": -1}, {"checkpoint_seconds": -1.0}, {"precision": "bf16-true"}]
+)
 def test_settings_out_of_range(changes) -> None:
     with pytest.raises(UserError, match=next(iter(changes))):
         trainer(**changes)
