@@ -15,8 +15,10 @@ ALLOWED = {
     "ranking": set(),
     "evaluation": set(),
     "training": {"models"},
+    "samplers": set(),
+    "posterior": {"models", "samplers"},
     "exports": {"interactions"},
-    "cli": {"interactions", "models", "ranking", "evaluation", "training", "exports"},
+    "cli": {"interactions", "models", "ranking", "evaluation", "training", "samplers", "posterior", "exports"},
 }
 LEAVES = {"errors", "atomic", "bundled"}
 

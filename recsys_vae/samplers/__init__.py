@@ -1,0 +1,1 @@
+"""Drawing from any log-density: direct, weighted and Markov-chain samplers. PyTorch only; knows no recommender."""
