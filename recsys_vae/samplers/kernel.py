@@ -52,7 +52,8 @@ class StepInfo(NamedTuple):
 
     ``acceptance`` is the probability with which the move was accepted; ``divergent`` marks a trajectory whose
     energy went astray; ``invalid`` a proposal whose log-density was NaN or +inf, which is rejected; ``energy`` is
-    the Hamiltonian after the step where there is one, else minus the log-density, in nats.
+    the Hamiltonian after the step where there is one, else minus the log-density, in nats. ``length_slope`` is what
+    a kernel that learns the length of its trajectories reports to warm-up.
     """
 
     acceptance: Float[Tensor, "*chains"]
@@ -60,6 +61,7 @@ class StepInfo(NamedTuple):
     divergent: Bool[Tensor, "*chains"]
     invalid: Bool[Tensor, "*chains"]
     energy: Float[Tensor, "*chains"]
+    length_slope: Float[Tensor, "*chains"] | None = None
 
 
 S = TypeVar("S", ChainState, GradientState)
@@ -69,10 +71,12 @@ class Kernel(ABC, Generic[S]):
     """A Markov kernel over any log-density: ``init`` makes a state, ``step`` advances every chain by one step.
 
     Kernels hold settings and no state. ``target_acceptance`` is the mean acceptance that warm-up steers the step
-    size to; none for a kernel without a step size.
+    size to; none for a kernel without a step size. ``max_leapfrog`` bounds trajectories whose length warm-up learns;
+    none for all other kernels.
     """
 
     target_acceptance: float | None = None
+    max_leapfrog: int | None = None
 
     @abstractmethod
     def init(self, position: Float[Tensor, "*chains latent"], log_density_fn: LogDensity) -> S:
