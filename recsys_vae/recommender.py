@@ -19,7 +19,9 @@ from torch import Tensor
 from recsys_vae.catalogue import Catalogue, list_some
 from recsys_vae.errors import UserError
 from recsys_vae.exports import Histories, Run, check_targets, read_run
-from recsys_vae.models import GaussianPosterior, MultVAE, RecommenderModel
+from recsys_vae.inference import Inference, trained_likelihood_power
+from recsys_vae.models import PPCA, GaussianPosterior, MultVAE, RecommenderModel
+from recsys_vae.posterior import PosteriorMethod, Predictive
 from recsys_vae.ranking import TopK, mask_seen, top_k
 
 log = logging.getLogger(__name__)
@@ -32,26 +34,44 @@ class Recommender:
         model: a fitted model.
         catalogue: the items behind the model's columns.
         run: the run directory that it came from, for its users and records; none for a model in memory.
+
+    ``inference``, when set, infers tastes in place of the model's own way; see :meth:`infer_by`.
     """
 
     def __init__(self, model: RecommenderModel, catalogue: Catalogue, run: Run | None = None) -> None:
         self.model = model.eval()
         self.catalogue = catalogue
         self.run = run
+        self.inference: Inference | None = None
+
+    def infer_by(
+        self, method: PosteriorMethod, likelihood_power: float | None = None, *, seed: int = 0
+    ) -> Recommender:
+        """Infer tastes by ``method`` from now on, and return the recommender itself.
+
+        >>> load("runs/NAME").infer_by(MarkovChains()).recommend(["Heat (1995)"])  # doctest: +SKIP
+
+        ``likelihood_power`` chooses the posterior; none is the one that the run's model was trained for. Raises
+        :class:`UserError` for a model without a posterior.
+        """
+        if likelihood_power is None:
+            likelihood_power = 1.0 if self.run is None else trained_likelihood_power(self.run.config)
+        self.inference = Inference(self.model, method, likelihood_power, seed=seed)
+        return self
 
     def recommend(self, items: Sequence[int | str], k: int = 10) -> pd.DataFrame:
         """Recommend to somebody who likes ``items`` (ids or titles).
 
         Returns ``k`` rows, best first: ``rank`` (from 1), ``item_id``, ``title`` if known, ``score``. Items of the
-        list are not recommended. An unknown item is named in a warning, with titles like it, and ignored; when
+        list are not recommended. With an ``inference`` that draws, ``score_std`` is the standard deviation of the
+        score over the draws. An unknown item is named in a warning, with titles like it, and ignored; when
         no item is known, the ranking is by popularity, and a warning says so.
         """
-        history = self.history_of(items)
-        return self.table(self.rank(history, k))
+        return self.table(*self.rank_with_deviation(self.history_of(items), k))
 
     def recommend_user(self, user_id: int | str, k: int = 10) -> pd.DataFrame:
         """Recommend to a user of the run, from the history that it holds. Same columns as :meth:`recommend`."""
-        return self.table(self.rank(self.history_of_user(user_id), k))
+        return self.table(*self.rank_with_deviation(self.history_of_user(user_id), k))
 
     def history_of(self, items: Sequence[int | str]) -> csr_array:
         """One row with the items that are known; see :meth:`recommend`."""
@@ -122,7 +142,13 @@ class Recommender:
 
     def score(self, histories: csr_array) -> Float[Tensor, "users items"]:
         """Scores of every item, seen ones included; a user without any known item gets the popularity."""
-        scores = self.model.score(histories)
+        return self._predict(histories, with_deviation=False).scores
+
+    def _predict(self, histories: csr_array, *, with_deviation: bool) -> Predictive:
+        if self.inference is None:
+            scores, deviations = self.model.score(histories), None
+        else:
+            scores, deviations = self.inference.predict(histories, with_deviation=with_deviation)
         empty = np.flatnonzero(np.diff(histories.indptr) == 0)
         if len(empty):
             popularity = torch.tensor(self.catalogue.item_counts).to(scores)
@@ -135,12 +161,25 @@ class Recommender:
                     len(empty),
                     histories.shape[0],
                 )
-        return scores
+            if deviations is not None:
+                deviations[torch.from_numpy(empty).to(deviations.device)] = torch.nan
+        return Predictive(scores, deviations)
 
     def rank(self, histories: csr_array, k: int) -> TopK:
         """The ``k`` best items that each history does not hold; see :func:`recsys_vae.ranking.top_k`."""
         self.check_k(k)
         return top_k(mask_seen(self.score(histories), histories), k)
+
+    def rank_with_deviation(
+        self, histories: csr_array, k: int
+    ) -> tuple[TopK, Float[Tensor, "users k"] | None]:
+        """:meth:`rank`, and the standard deviation of each ranked score over the draws, if there are draws."""
+        self.check_k(k)
+        scores, deviations = self._predict(histories, with_deviation=True)
+        ranked = top_k(mask_seen(scores, histories), k)
+        if deviations is None:
+            return ranked, None
+        return ranked, deviations.gather(-1, ranked.items.clamp(min=0))
 
     def check_k(self, k: int) -> None:
         """Raise :class:`UserError` unless ``k`` is between 1 and the size of the catalogue."""
@@ -149,7 +188,7 @@ class Recommender:
                 f"k: expected a whole number from 1 to {len(self.catalogue)} (the catalogue), came {k!r}"
             )
 
-    def table(self, ranked: TopK) -> pd.DataFrame:
+    def table(self, ranked: TopK, deviations: Float[Tensor, "users k"] | None = None) -> pd.DataFrame:
         """The first user's ranked list as a table."""
         items = ranked.items[0].cpu().numpy()
         kept = items >= 0
@@ -160,6 +199,8 @@ class Recommender:
         if self.catalogue.titles is not None:
             columns["title"] = self.catalogue.titles[items[kept]]
         columns["score"] = ranked.scores[0].float().cpu().numpy()[kept]
+        if deviations is not None:
+            columns["score_std"] = deviations[0].float().cpu().numpy()[kept]
         return pd.DataFrame(columns)
 
     def matrix_of(self, histories: Histories) -> csr_array:
@@ -184,14 +225,16 @@ class Recommender:
 
     def posterior(self, histories: csr_array) -> GaussianPosterior:
         """Mean and log-variance of each user's taste. Raises :class:`UserError` for a model that has none."""
-        if not isinstance(self.model, MultVAE):
+        if not isinstance(self.model, MultVAE | PPCA):
             raise UserError(
                 f"space=latent: {type(self.model).__name__} has no latent space; expected a VAE or a DAE"
             )
         return self.model.posterior(histories)
 
     def taste_vectors(self, histories: csr_array) -> dict[str, Float[np.ndarray, "users latent"]]:
-        """Posterior ``mean`` and ``std`` of each user's z, float32."""
+        """Posterior ``mean`` and ``std`` of each user's z, float32; by ``inference`` where one is set."""
+        if self.inference is not None:
+            return self.inference.vectors(histories)
         posterior = self.posterior(histories)
         return {
             "mean": posterior.mean.float().cpu().numpy(),

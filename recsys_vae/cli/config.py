@@ -74,6 +74,11 @@ def name_runs(arguments: Sequence[str]) -> list[str]:
     return [*overrides, *([f"runs=[{','.join(quoted)}]"] if runs else [])]
 
 
+def name_sampler(arguments: Sequence[str]) -> list[str]:
+    """``sample`` calls the posterior that it draws from its sampler: make ``posterior=`` of ``sampler=``."""
+    return [re.sub(r"^sampler(?=[.=])", "posterior", argument) for argument in arguments]
+
+
 @functools.cache
 def config_defaults(verb: str, choices: tuple[str, ...] = ()) -> DictConfig:
     """The verb's options with their defaults, unresolved; ``choices`` such as ``model=ease`` change them."""

@@ -10,12 +10,13 @@ import numpy as np
 from omegaconf import DictConfig
 from scipy.sparse import csr_array
 
+from recsys_vae.cli.posteriors import build_method, use_posterior
 from recsys_vae.cli.runtime import console, pick_device, set_threads
 from recsys_vae.cli.stages import refuse_null
 from recsys_vae.errors import UserError
 from recsys_vae.exports import check_output, read_histories, write_vectors
 from recsys_vae.exports.embeddings import write_vector_blocks
-from recsys_vae.models import MultVAE
+from recsys_vae.models import PPCA, MultVAE
 from recsys_vae.models.base import check_positive
 from recsys_vae.recommender import Recommender, batches, load
 
@@ -36,10 +37,19 @@ def run(config: DictConfig) -> None:
     if config.what == "items" and config.input is not None:
         raise UserError("input: expected none with what=items, whose vectors are the run's own")
     check_positive("batch_size", config.batch_size)
+    method = build_method(config)
     recommender = load(config.run, pick_device(config.accelerator))
     model = recommender.model
-    if not isinstance(model, MultVAE):
-        raise UserError(f"run: {type(model).__name__} has no vectors to export; expected a VAE or a DAE")
+    if not isinstance(model, MultVAE | PPCA):
+        raise UserError(
+            f"run: {type(model).__name__} has no vectors to export; expected a VAE, a DAE or PPCA"
+        )
+    inference = use_posterior(recommender, method, config)
+    if inference is not None and (config.what == "items" or config.space == "retrieval"):
+        raise UserError(
+            "posterior: expected encoder for items and for space=retrieval, "
+            f"came {type(method).__name__}, which says where users are in the latent space"
+        )
     if config.what == "items":
         # Items have vectors in one space only: the output weights, whose products with users' vectors are scores.
         vectors = model.item_vectors().float().cpu().numpy()
@@ -91,7 +101,7 @@ class _Encoder:
         if self.space == "latent":
             return self.recommender.taste_vectors(histories)
         model = self.recommender.model
-        assert isinstance(model, MultVAE)
+        assert isinstance(model, MultVAE | PPCA)
         return {"vector": model.user_vectors(histories).float().cpu().numpy()}
 
     def warn(self) -> None:

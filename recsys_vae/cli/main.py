@@ -18,6 +18,7 @@ VERBS = {
     "evaluate": "evaluate a finished run on its held-out users",
     "recommend": "recommend to a known user, to a list of items, or to a file of users",
     "export": "write a vector for every user or item",
+    "sample": "draw from the posterior of users' tastes by Markov chains, with diagnostics",
     "compare": "paired comparison of two or more runs on the same split",
 }
 
@@ -64,9 +65,13 @@ def _run(verb: str, overrides: list[str]) -> int:
     if any(argument in ("--help", "-h") for argument in overrides):
         print(_verb_help(verb, [argument for argument in overrides if argument not in ("--help", "-h")]))
         return 0
-    from recsys_vae.cli.config import compose_config, name_runs
+    from recsys_vae.cli.config import compose_config, name_runs, name_sampler
 
-    config = compose_config(verb, name_runs(overrides) if verb == "compare" else overrides)
+    if verb == "compare":
+        overrides = name_runs(overrides)
+    elif verb == "sample":
+        overrides = name_sampler(overrides)
+    config = compose_config(verb, overrides)
     importlib.import_module(f"recsys_vae.cli.{verb}").run(config)
     return 0
 

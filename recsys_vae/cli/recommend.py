@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.table import Table
 
+from recsys_vae.cli.posteriors import build_method, use_posterior
 from recsys_vae.cli.runtime import console, pick_device, set_threads
 from recsys_vae.cli.stages import refuse_null
 from recsys_vae.errors import UserError
@@ -39,8 +40,10 @@ def run(config: DictConfig) -> None:
     check_positive("k", config.k)
     check_positive("batch_size", config.batch_size)
     items = None if config["items"] is None else parse_items(str(config["items"]))
+    method = build_method(config)
     recommender = load(config.run, pick_device(config.accelerator))
     recommender.check_k(config.k)
+    use_posterior(recommender, method, config)
     catalogue = recommender.catalogue
     if items is not None and catalogue.find(str(config["items"])) >= 0:
         items = [str(config["items"])]  # one title, with a comma of its own
@@ -50,7 +53,7 @@ def run(config: DictConfig) -> None:
         write_recommendations(output, ranked, item_ids=catalogue.item_ids, titles=catalogue.titles)
         return
     history = recommender.history_of(items) if items is not None else recommender.history_of_user(config.user)
-    table = recommender.table(recommender.rank(history, config.k))
+    table = recommender.table(*recommender.rank_with_deviation(history, config.k))
     if output is not None:
         with output_file(output) as temporary:
             writer = table.to_csv if output.suffix.lower() == ".csv" else table.to_parquet
@@ -111,5 +114,10 @@ def _literal(text: str) -> list[Any] | None:
 
 def _rank_file(recommender: Recommender, config: DictConfig) -> Iterator[RankedItems]:
     for histories in read_histories(config.input, batch_size=config.batch_size):
-        ranked = recommender.rank(recommender.matrix_of(histories), config.k)
-        yield RankedItems(histories.user_ids, ranked.items.cpu().numpy(), ranked.scores.float().cpu().numpy())
+        ranked, deviations = recommender.rank_with_deviation(recommender.matrix_of(histories), config.k)
+        yield RankedItems(
+            histories.user_ids,
+            ranked.items.cpu().numpy(),
+            ranked.scores.float().cpu().numpy(),
+            None if deviations is None else deviations.float().cpu().numpy(),
+        )

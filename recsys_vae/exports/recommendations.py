@@ -22,12 +22,13 @@ class RankedItems:
     """The best items of a batch of users, best first.
 
     ``items`` are item indices; an entry whose score is -inf, or whose index is negative, stands for nothing
-    and is left out of the file.
+    and is left out of the file. ``deviations`` are the scores' standard deviations, where tastes were drawn.
     """
 
     user_ids: Shaped[np.ndarray, " batch"]
     items: Int[np.ndarray, "batch k"]
     scores: Float[np.ndarray, "batch k"]
+    deviations: Float[np.ndarray, "batch k"] | None = None
 
 
 def write_recommendations(
@@ -37,7 +38,7 @@ def write_recommendations(
     item_ids: Shaped[np.ndarray, " items"],
     titles: Shaped[np.ndarray, " items"] | None = None,
 ) -> None:
-    """Write a row for each: ``user_id``, ``rank`` (from 1), ``item_id``, ``score`` and, if known, ``title``.
+    """Write a row for each: ``user_id``, ``rank`` (from 1), ``item_id``, ``score`` and, where known, ``score_std`` and ``title``.
 
     The suffix chooses the format, ``.parquet`` or ``.csv`` (UTF-8, text in quotes). Memory is one batch and
     the catalogue. ``path`` appears, or is replaced, only when everything is written. Raises
@@ -79,6 +80,8 @@ def _rows(batch: RankedItems, catalogue: dict[str, Any]) -> pa.Table:
         "item_id": catalogue["item_id"].take(items),
         "score": pa.array(batch.scores[kept], pa.float32()),
     }
+    if batch.deviations is not None:
+        columns["score_std"] = pa.array(batch.deviations[kept], pa.float32())
     if "title" in catalogue:
         columns["title"] = catalogue["title"].take(items)
     return pa.table(columns)

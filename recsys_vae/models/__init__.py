@@ -2,14 +2,17 @@
 
 from recsys_vae.models.base import ClosedFormModel, RecommenderModel
 from recsys_vae.models.ease import EASE
+from recsys_vae.models.gaussian_posterior import GaussianPosterior
 from recsys_vae.models.item_knn import ItemKNN
 from recsys_vae.models.mult_dae import MultDAE
-from recsys_vae.models.mult_vae import GaussianPosterior, MultVAE
+from recsys_vae.models.mult_vae import MultVAE
 from recsys_vae.models.popularity import Popularity
+from recsys_vae.models.ppca import PPCA
 from recsys_vae.models.sparse_rows import SparseRows
 
 __all__ = [
     "EASE",
+    "PPCA",
     "ClosedFormModel",
     "GaussianPosterior",
     "ItemKNN",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from recsys_vae.models.mult_vae import GaussianPosterior, MultVAE
+from recsys_vae.models.gaussian_posterior import GaussianPosterior
+from recsys_vae.models.mult_vae import MultVAE
 from recsys_vae.models.sparse_rows import SparseRows
 
 

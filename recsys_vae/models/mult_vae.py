@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -12,22 +11,12 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from recsys_vae.models.base import RecommenderModel, check_interval, check_positive
+from recsys_vae.models.gaussian_posterior import GaussianPosterior
 from recsys_vae.models.initialisation import initialise_bias, initialise_weight
 from recsys_vae.models.multinomial import MultinomialOutput
+from recsys_vae.models.multinomial_likelihood import MultinomialLikelihood
 from recsys_vae.models.sampled_gradient import sampled_gradient_log_likelihood
 from recsys_vae.models.sparse_rows import SparseRows, sparse_product
-
-
-class GaussianPosterior(NamedTuple):
-    """A diagonal Gaussian over each user's taste: its mean and the logarithm of its variance."""
-
-    mean: Float[Tensor, "users latent"]
-    log_variance: Float[Tensor, "users latent"]
-
-    @property
-    def standard_deviation(self) -> Float[Tensor, "users latent"]:
-        """``exp(log_variance / 2)``."""
-        return (0.5 * self.log_variance).exp()
 
 
 class SparseInput(nn.Module):
@@ -139,6 +128,15 @@ class MultVAE(RecommenderModel):
             return self.output.log_likelihood(hidden, histories)
         return sampled_gradient_log_likelihood(
             hidden, self.output.weight, self.output.bias, histories, gradient_share, generator
+        )
+
+    def likelihood(self, histories: SparseRows) -> MultinomialLikelihood:
+        """:meth:`log_likelihood` of these histories as a function of z with a quick gradient, for inference."""
+        return MultinomialLikelihood(
+            [layer for layer in self.decoder_layers if isinstance(layer, nn.Linear)],
+            self.output.weight,
+            self.output.bias,
+            histories,
         )
 
     def forward(self, histories: SparseRows) -> Float[Tensor, "users items"]:

@@ -19,7 +19,7 @@ class DualAveraging(NamedTuple):
     log_average: Float[Tensor, "*chains"]
     error_sum: Float[Tensor, "*chains"]
     centre: Float[Tensor, "*chains"]
-    count: int
+    n_seen: int
 
     @classmethod
     def start(cls, step_size: Float[Tensor, "*chains"]) -> DualAveraging:
@@ -30,7 +30,7 @@ class DualAveraging(NamedTuple):
 
     def update(self, acceptance: Float[Tensor, "*chains"], target: float) -> DualAveraging:
         """Larger steps after acceptance above ``target``, smaller ones after less."""
-        count = self.count + 1
+        count = self.n_seen + 1
         weight = 1.0 / (count + 10.0)
         error_sum = (1.0 - weight) * self.error_sum + weight * (target - acceptance)
         log_step_size = self.centre - math.sqrt(count) / 0.05 * error_sum
@@ -44,7 +44,7 @@ class Welford(NamedTuple):
 
     mean: Float[Tensor, "*targets latent"]
     squares: Float[Tensor, "*targets latent"]
-    count: int
+    n_seen: int
 
     @classmethod
     def start(cls, position: Float[Tensor, "chains *targets latent"]) -> Welford:
@@ -56,17 +56,17 @@ class Welford(NamedTuple):
         n_new = len(position)
         mean = position.mean(dim=0)
         squares = (position - mean).square().sum(dim=0)
-        total = self.count + n_new
+        total = self.n_seen + n_new
         shift = mean - self.mean
         return Welford(
             self.mean + shift * (n_new / total),
-            self.squares + squares + shift.square() * (self.count * n_new / total),
+            self.squares + squares + shift.square() * (self.n_seen * n_new / total),
             total,
         )
 
     def regularised_scale(self, prior: Float[Tensor, "*#targets latent"]) -> Float[Tensor, "*targets latent"]:
         """Standard deviation, drawn towards ``prior`` by the weight of five draws."""
-        variance = (self.squares + 5.0 * prior.square()) / (self.count + 5.0)
+        variance = (self.squares + 5.0 * prior.square()) / (self.n_seen + 5.0)
         return variance.sqrt()
 
 
@@ -76,19 +76,17 @@ class LengthAscent(NamedTuple):
     log_length: float
     slope_mean: float
     slope_square: float
-    count: int
+    n_seen: int
 
     def update(self, slope: Float[Tensor, "*chains"], max_length: float) -> LengthAscent:
         """One step of 0.025 (the paper's) up the mean slope; a slope that is not finite is left out."""
         value = float(slope.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).mean())
-        count = self.count + 1
+        count = self.n_seen + 1
         mean = 0.0 * self.slope_mean + value  # the paper's beta_1 is 0
         square = 0.95 * self.slope_square + 0.05 * value**2
         corrected = square / (1.0 - 0.95**count)
         step = 0.025 * mean / (math.sqrt(corrected) + 1e-8) if corrected > 0.0 else 0.0
-        return LengthAscent(
-            min(max(self.log_length + step, 0.0), math.log(max_length)), mean, square, count
-        )
+        return LengthAscent(min(max(self.log_length + step, 0.0), math.log(max_length)), mean, square, count)
 
 
 class WarmUp:
@@ -131,7 +129,8 @@ class WarmUp:
     def update(self, position: Float[Tensor, "chains *targets latent"], info: StepInfo) -> None:
         """Learn from one step."""
         if self._target is not None:
-            self._step = self._step.update(info.acceptance, self._target)
+            reached = info.acceptance if info.steering is None else info.steering
+            self._step = self._step.update(reached, self._target)
             self.tuning = self.tuning._replace(step_size=self._step.log_step_size.exp())
         if info.length_slope is not None:
             self._length = self._length.update(info.length_slope, self._max_leapfrog)
@@ -149,7 +148,7 @@ class WarmUp:
 
     def finish(self) -> Tuning:
         """The learned tuning: the averaged step size."""
-        if self._target is None or self._step.count == 0:
+        if self._target is None or self._step.n_seen == 0:
             return self.tuning
         return self.tuning._replace(step_size=self._step.log_average.exp())
 

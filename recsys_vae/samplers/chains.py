@@ -34,10 +34,10 @@ class ChainDiagnostics:
     ess_bulk: Float[Tensor, "*targets latent"]
     ess_tail: Float[Tensor, "*targets latent"]
     mcse_mean: Float[Tensor, "*targets latent"]
-    acceptance: Float[Tensor, "chains *targets"]
+    acceptance: Float[Tensor, " chains *targets"]
     divergences: Tensor
     invalid: Tensor
-    bfmi: Float[Tensor, "chains *targets"]
+    bfmi: Float[Tensor, " chains *targets"]
 
     def summary(self) -> dict[str, float]:
         """The worst of each over targets and coordinates, in JSON types."""
@@ -84,6 +84,7 @@ def sample(
     scale: Float[Tensor, "*#targets latent"] | None = None,
     adapt_scale: bool = True,
     tuning: Tuning | None = None,
+    transform: Callable[[Tensor], Tensor] | None = None,
     keep_draws: bool = True,
     on_draw: Callable[[Tensor], None] | None = None,
     progress: Progress | None = None,
@@ -109,6 +110,7 @@ def sample(
         scale: guess of each coordinate's standard deviation; none: 1.
         adapt_scale: whether warm-up learns ``scale``; chains of one target pool what they see.
         tuning: of an earlier result, in place of ``step_size`` and ``scale``.
+        transform: from the coordinates that the chains move in to those of the draws, of the same shape; none: the same.
         keep_draws: whether to store draws; without, memory does not grow with their number.
         on_draw: called with each draw's positions, ``(chains, *targets, latent)``.
         progress: called after every step.
@@ -145,9 +147,10 @@ def sample(
             for _ in range(thin):
                 state, info = kernel.step(state, log_density_fn, tuning, generator)
                 record.step(info)
-            record.draw(draw, state.position, info)
+            position = state.position if transform is None else transform(state.position)
+            record.draw(draw, position, info)
             if on_draw is not None:
-                on_draw(state.position)
+                on_draw(position)
             if progress is not None:
                 progress("draws", draw + 1, n_draws)
         return record.result(tuning, state.position)

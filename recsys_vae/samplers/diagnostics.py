@@ -49,7 +49,7 @@ def mcse_mean(draws: Float[Tensor, "draws chains *rest"]) -> Float[Tensor, "*res
     return flat.std(dim=0) / ess_mean(draws).sqrt()
 
 
-def bfmi(energy: Float[Tensor, "draws *chains"]) -> Float[Tensor, "*chains"]:
+def bfmi(energy: Float[Tensor, " draws *chains"]) -> Float[Tensor, "*chains"]:
     """Energy's Bayesian fraction of missing information (Betancourt 2016), per chain; below 0.3 is a warning."""
     centred = energy.double() - energy.double().mean(dim=0)
     return centred.diff(dim=0).square().sum(dim=0) / centred.square().sum(dim=0)
@@ -92,7 +92,9 @@ def _rank_normalise(draws: Tensor) -> Tensor:
     ranks = 1.0 + 0.5 * (first + last).double()
     scores = torch.special.ndtri((ranks - 0.375) / (total + 0.25))
     result = torch.empty_like(scores).scatter_(-1, order, scores)
-    result = torch.where(draws.reshape(-1, n_quantities).t().isfinite().all(-1, keepdim=True), result, torch.nan)
+    result = torch.where(
+        draws.reshape(-1, n_quantities).t().isfinite().all(-1, keepdim=True), result, torch.nan
+    )
     return result.t().reshape(n_draws, n_chains, n_quantities)
 
 

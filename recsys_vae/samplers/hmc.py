@@ -83,12 +83,18 @@ class HMC(Kernel[GradientState]):
         """The state at ``position``."""
         return GradientState(position, *value_and_gradient(log_density_fn, position))
 
-    def default_tuning(self, position: Float[Tensor, "*chains latent"], step_size: float | None = None) -> Tuning:
+    def default_tuning(
+        self, position: Float[Tensor, "*chains latent"], step_size: float | None = None
+    ) -> Tuning:
         """Tuning without warm-up."""
         return super().default_tuning(position, step_size)._replace(n_leapfrog=float(self.n_leapfrog))
 
     def step(
-        self, state: GradientState, log_density_fn: LogDensity, tuning: Tuning, generator: torch.Generator | None
+        self,
+        state: GradientState,
+        log_density_fn: LogDensity,
+        tuning: Tuning,
+        generator: torch.Generator | None,
     ) -> tuple[GradientState, StepInfo]:
         """One trajectory: as many evaluations of the log-density and its gradient as it has leapfrog steps."""
         n_steps = self._draw_length(tuning.n_leapfrog, generator)
@@ -146,7 +152,11 @@ class ChEES(HMC):
     max_leapfrog: int | None = 1000
 
     def step(
-        self, state: GradientState, log_density_fn: LogDensity, tuning: Tuning, generator: torch.Generator | None
+        self,
+        state: GradientState,
+        log_density_fn: LogDensity,
+        tuning: Tuning,
+        generator: torch.Generator | None,
     ) -> tuple[GradientState, StepInfo]:
         """One trajectory; reports the slope of the criterion in the logarithm of its length, which warm-up climbs."""
         n_steps = min(self._draw_length(tuning.n_leapfrog, generator), self.max_leapfrog or 1000)

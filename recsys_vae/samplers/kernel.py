@@ -53,7 +53,8 @@ class StepInfo(NamedTuple):
     ``acceptance`` is the probability with which the move was accepted; ``divergent`` marks a trajectory whose
     energy went astray; ``invalid`` a proposal whose log-density was NaN or +inf, which is rejected; ``energy`` is
     the Hamiltonian after the step where there is one, else minus the log-density, in nats. ``length_slope`` is what
-    a kernel that learns the length of its trajectories reports to warm-up.
+    a kernel that learns the length of its trajectories reports to warm-up; ``steering`` is what warm-up compares with
+    ``target_acceptance`` in place of ``acceptance``, where kernels with targets of their own are combined.
     """
 
     acceptance: Float[Tensor, "*chains"]
@@ -62,6 +63,7 @@ class StepInfo(NamedTuple):
     invalid: Bool[Tensor, "*chains"]
     energy: Float[Tensor, "*chains"]
     length_slope: Float[Tensor, "*chains"] | None = None
+    steering: Float[Tensor, "*chains"] | None = None
 
 
 S = TypeVar("S", ChainState, GradientState)
@@ -92,7 +94,9 @@ class Kernel(ABC, Generic[S]):
         """A step size to begin with, in units of ``Tuning.scale``."""
         return 1.0
 
-    def default_tuning(self, position: Float[Tensor, "*chains latent"], step_size: float | None = None) -> Tuning:
+    def default_tuning(
+        self, position: Float[Tensor, "*chains latent"], step_size: float | None = None
+    ) -> Tuning:
         """Tuning without warm-up: one step size for all chains, unit scale."""
         size = self.initial_step_size(position.shape[-1]) if step_size is None else step_size
         return Tuning(

@@ -38,7 +38,11 @@ class MALA(Kernel[GradientState]):
         return GradientState(position, *value_and_gradient(log_density_fn, position))
 
     def step(
-        self, state: GradientState, log_density_fn: LogDensity, tuning: Tuning, generator: torch.Generator | None
+        self,
+        state: GradientState,
+        log_density_fn: LogDensity,
+        tuning: Tuning,
+        generator: torch.Generator | None,
     ) -> tuple[GradientState, StepInfo]:
         """One evaluation of the log-density and its gradient."""
         width = tuning.step_size.unsqueeze(-1) * tuning.scale

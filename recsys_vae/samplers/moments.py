@@ -52,7 +52,9 @@ class RunningMoments:
         """Variance over draws and chains, about their common mean, unbiased for independent draws."""
         centres = self._chain_means()
         total = self.n_draws * len(centres)
-        squares = sum(half.squares + half.count * (half.mean - centres.mean(dim=0)).square() for half in self._halves)
+        squares = sum(
+            half.squares + half.count * (half.mean - centres.mean(dim=0)).square() for half in self._halves
+        )
         return torch.as_tensor(squares).sum(dim=0) / (total - 1)
 
     def r_hat(self) -> Float[Tensor, "*targets latent"]:

@@ -6,13 +6,13 @@ Liang et al. 2018, eq. 5 and 6: ``E_q[log p(x|z)] - kl_weight * KL(q(z|x) || p(z
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from recsys_vae.models import GaussianPosterior, MultVAE, SparseRows
+from recsys_vae.models import GaussianPosterior, SparseRows
 from recsys_vae.models.base import check_interval, check_positive
 
 
@@ -23,8 +23,28 @@ class ObjectiveTerms(NamedTuple):
     kl: Float[Tensor, " users"]
 
 
+@runtime_checkable
+class LatentModel(Protocol):
+    """What the objectives ask of a model: a Gaussian over each user's taste, and a likelihood given the taste."""
+
+    def encode(self, histories: SparseRows, *, generator: torch.Generator | None = None) -> GaussianPosterior:
+        """Approximate posterior; the generator drives whatever in it is random."""
+        ...
+
+    def log_likelihood(
+        self,
+        latent: Float[Tensor, "users latent"],
+        histories: SparseRows,
+        *,
+        gradient_share: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, " users"]:
+        """``log p(x | z)`` in nats, per user."""
+        ...
+
+
 # Computes the terms on a batch of histories; all randomness comes from the generator.
-Objective = Callable[[MultVAE, SparseRows, torch.Generator | None], ObjectiveTerms]
+Objective = Callable[[LatentModel, SparseRows, torch.Generator | None], ObjectiveTerms]
 
 
 def gaussian_kl(posterior: GaussianPosterior) -> Float[Tensor, " users"]:
@@ -61,7 +81,7 @@ class MonteCarloELBO:
         self.gradient_share = gradient_share
 
     def __call__(
-        self, model: MultVAE, histories: SparseRows, generator: torch.Generator | None
+        self, model: LatentModel, histories: SparseRows, generator: torch.Generator | None
     ) -> ObjectiveTerms:
         """Terms per user."""
         posterior = model.encode(histories, generator=generator)
@@ -84,7 +104,7 @@ class PointLogLikelihood:
         self.gradient_share = gradient_share
 
     def __call__(
-        self, model: MultVAE, histories: SparseRows, generator: torch.Generator | None
+        self, model: LatentModel, histories: SparseRows, generator: torch.Generator | None
     ) -> ObjectiveTerms:
         """Terms per user; the KL is 0."""
         latent = model.encode(histories, generator=generator).mean

@@ -1,0 +1,140 @@
+"""A way of inferring tastes, bound to a model: what turns histories into scores and vectors under ``posterior=...``."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.sparse import csr_array, vstack
+from torch import Tensor
+
+from recsys_vae.errors import UserError
+from recsys_vae.models import RecommenderModel
+from recsys_vae.posterior import InferredPosterior, PosteriorMethod, Predictive, predict
+from recsys_vae.posterior.base import Progress
+from recsys_vae.posterior.density import check_power, latent_model
+
+
+class Inference:
+    """Infers the tastes behind histories, batch by batch, and remembers each user's diagnostics.
+
+    Args:
+        model: one with a posterior over tastes.
+        method: how to infer.
+        likelihood_power: which posterior; see :class:`~recsys_vae.posterior.PosteriorDensity`.
+        predictive: ``average`` of the item probabilities over the draws, where there are draws, or ``plug_in`` the mean.
+        seed: each batch gets one of its own, by this and its number.
+        progress: called as work on a batch proceeds.
+
+    Raises :class:`UserError` naming the argument.
+    """
+
+    def __init__(
+        self,
+        model: RecommenderModel,
+        method: PosteriorMethod,
+        likelihood_power: float = 1.0,
+        *,
+        predictive: str = "average",
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> None:
+        latent_model(model)
+        check_power(likelihood_power)
+        if predictive not in ("average", "plug_in"):
+            raise UserError(f"predictive: expected average or plug_in, came {predictive!r}")
+        self.model = model
+        self.method = method
+        self.likelihood_power = likelihood_power
+        self.predictive = predictive
+        self._seed = seed
+        self._progress = progress
+        self._n_batches = 0
+        self._diagnostics: dict[str, list[np.ndarray]] = defaultdict(list)
+
+    def infer(self, histories: csr_array) -> InferredPosterior:
+        """The posterior of each user, of one batch."""
+        seed = int(np.random.SeedSequence([self._seed, self._n_batches]).generate_state(1)[0])
+        self._n_batches += 1
+        inferred = self.method.infer(
+            self.model, histories, self.likelihood_power, seed=seed, progress=self._progress
+        )
+        for name, values in inferred.diagnostics.items():
+            self._diagnostics[name].append(values.cpu().numpy())
+        return inferred
+
+    def predict(self, histories: csr_array, *, with_deviation: bool = False) -> Predictive:
+        """Scores of every item, and on demand their standard deviations over the draws, ``(users, items)``."""
+        parts = []
+        for batch in self.batches(histories):
+            inferred = self.infer(batch)
+            if self.predictive == "plug_in":
+                inferred = InferredPosterior(inferred.mean, inferred.standard_deviation)
+            parts.append(predict(self.model, inferred, with_deviation=with_deviation))
+        deviations = [part.standard_deviation for part in parts if part.standard_deviation is not None]
+        return Predictive(
+            torch.cat([part.scores for part in parts]), torch.cat(deviations) if deviations else None
+        )
+
+    def score(self, histories: csr_array) -> Float[Tensor, "users items"]:
+        """Scores of every item; the logarithm of the predictive probability for a softmax model."""
+        return self.predict(histories).scores
+
+    def vectors(self, histories: csr_array) -> dict[str, Float[np.ndarray, "users latent"]]:
+        """Posterior ``mean`` and ``std`` of each user's z, float32."""
+        parts = [self.infer(batch) for batch in self.batches(histories)]
+        return {
+            "mean": torch.cat([part.mean for part in parts]).float().cpu().numpy(),
+            "std": torch.cat([part.standard_deviation for part in parts]).float().cpu().numpy(),
+        }
+
+    def batches(self, histories: csr_array) -> list[csr_array]:
+        """Rows, ``method.batch_size`` at a time."""
+        size = self.method.batch_size
+        return [histories[start : start + size] for start in range(0, histories.shape[0], size)]
+
+    def diagnostics(self) -> dict[str, Float[np.ndarray, " users"]]:
+        """What the method said of each user so far."""
+        return {name: np.concatenate(parts) for name, parts in self._diagnostics.items()}
+
+
+def trained_likelihood_power(config: dict[str, Any]) -> float:
+    """``1 / kl_weight`` of a run's configuration: the posterior that its model was trained for.
+
+    1 for a model without a KL schedule, such as PPCA. Raises :class:`UserError` when the weight was 0.
+    """
+    trainer = config.get("trainer")
+    if not isinstance(trainer, dict) or not isinstance(trainer.get("kl_schedule"), dict):
+        return 1.0
+    kl_weight = float(trainer["kl_schedule"].get("cap", 1.0))
+    if not kl_weight > 0.0:
+        raise UserError("likelihood_power: expected a number, for the run was trained with a KL weight of 0")
+    return 1.0 / kl_weight
+
+
+def simulate_histories(
+    model: RecommenderModel, lengths: np.ndarray, seed: int = 0
+) -> tuple[Float[Tensor, "users latent"], csr_array]:
+    """Tastes from the prior and histories given them, ``x ~ Multinomial(length, softmax(f(z)))``.
+
+    Such a history may hold an item more than once. The taste is an exact draw from its posterior (power 1).
+
+    Args:
+        model: one with a softmax over items.
+        lengths: of the histories, ``(users,)``.
+        seed: of all randomness here.
+    """
+    latent = latent_model(model)
+    generator = torch.Generator(device=model.device).manual_seed(seed)
+    draws = torch.randn(len(lengths), latent.latent_dim, generator=generator, device=model.device)
+    rows = []
+    with torch.no_grad():
+        for taste, length in zip(draws.split(1), lengths, strict=True):
+            probabilities = torch.softmax(latent.decode(taste)[0], dim=-1)
+            items = torch.multinomial(probabilities, int(length), replacement=True, generator=generator)
+            counts = np.bincount(items.cpu().numpy(), minlength=len(probabilities)).astype(np.float32)
+            rows.append(csr_array(counts[None, :]))
+    return draws, csr_array(vstack(rows, format="csr"))

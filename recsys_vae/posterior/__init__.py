@@ -1,0 +1,28 @@
+"""Where a model meets a sampler: the posterior of each user's taste, its mode, its draws, and the scores they give."""
+
+from recsys_vae.posterior.base import InferredPosterior, PosteriorMethod
+from recsys_vae.posterior.density import LatentModel, PosteriorDensity
+from recsys_vae.posterior.encoder import Encoder
+from recsys_vae.posterior.importance_weighting import ImportanceWeighting
+from recsys_vae.posterior.laplace import Laplace
+from recsys_vae.posterior.markov_chains import MarkovChains
+from recsys_vae.posterior.mean_field import MeanField, coordinate_ascent
+from recsys_vae.posterior.mode import MaximumLikelihood, Mode
+from recsys_vae.posterior.predictive import Predictive, predict
+
+__all__ = [
+    "Encoder",
+    "ImportanceWeighting",
+    "InferredPosterior",
+    "Laplace",
+    "LatentModel",
+    "MarkovChains",
+    "MaximumLikelihood",
+    "MeanField",
+    "Mode",
+    "PosteriorDensity",
+    "PosteriorMethod",
+    "Predictive",
+    "coordinate_ascent",
+    "predict",
+]

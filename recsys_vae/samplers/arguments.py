@@ -1,0 +1,77 @@
+"""What the samplers' public functions check of their arguments, and the generator that they draw with."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from recsys_vae.errors import UserError
+from recsys_vae.samplers import distribution as distributions
+from recsys_vae.samplers.kernel import LogDensity, is_invalid
+
+
+@runtime_checkable
+class Distribution(distributions.Distribution, Protocol):
+    """A distribution as an argument, which checking of arguments at run time can recognise."""
+
+
+def generator_for(seed: int, generator: torch.Generator | None, device: torch.device) -> torch.Generator:
+    """``generator`` where the caller has one, else a fresh one on ``device`` from ``seed``."""
+    return torch.Generator(device).manual_seed(seed) if generator is None else generator
+
+
+def device_of(distribution: Distribution) -> torch.device:
+    """Where a distribution draws: the device of the first tensor among its attributes, else the CPU."""
+    tensors = (value for value in vars(distribution).values() if isinstance(value, Tensor))
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
+def check_count(name: str, value: int, at_least: int = 1) -> None:
+    """Raise :class:`UserError` unless ``value`` is a whole number of at least ``at_least``."""
+    if isinstance(value, bool) or value < at_least:
+        raise UserError(f"{name}: expected a whole number of at least {at_least}, came {value!r}")
+
+
+def checked_log_density(
+    log_density_fn: LogDensity, position: Float[Tensor, "*chains latent"], name: str = "log_density_fn"
+) -> Float[Tensor, "*chains"]:
+    """``log_density_fn(position)``, which must have a value for each position, neither NaN nor +inf.
+
+    Raises:
+        UserError: naming the count of bad values and the first position that has one.
+    """
+    value = log_density_fn(position)
+    check_values(value, position, name)
+    return value
+
+
+def check_values(
+    value: Tensor, position: Float[Tensor, "*chains latent"], name: str = "log_density_fn"
+) -> None:
+    """Raise :class:`UserError` unless ``value`` could be the log-density at ``position``."""
+    if value.shape != position.shape[:-1]:
+        raise UserError(
+            f"{name}: expected values of shape {tuple(position.shape[:-1])} for positions "
+            f"{tuple(position.shape)}, came {tuple(value.shape)}"
+        )
+    invalid = is_invalid(value)
+    if invalid.any():
+        place = first(invalid)
+        raise UserError(
+            f"{name}: expected finite values or -inf, came NaN or +inf at {int(invalid.sum())} of "
+            f"{invalid.numel()} positions, first {float(value[place])} at {show(position[place])}"
+        )
+
+
+def first(flags: Bool[Tensor, "*chains"]) -> tuple[int, ...]:
+    """Index of the first flag that is set."""
+    return tuple(int(index) for index in flags.nonzero()[0])
+
+
+def show(position: Float[Tensor, " latent"]) -> str:
+    """A position for a message, cut after six coordinates."""
+    shown = ", ".join(f"{float(coordinate):.6g}" for coordinate in position[:6])
+    return f"[{shown}{', ...' if position.shape[0] > 6 else ''}]"
