@@ -25,7 +25,7 @@ class Inference:
         model: one with a posterior over tastes.
         method: how to infer.
         likelihood_power: which posterior; see :class:`~recsys_vae.posterior.PosteriorDensity`.
-        predictive: ``average`` of the item probabilities over the draws, where there are draws, or ``plug_in`` the mean.
+        predictive: ``average`` of the item probabilities over the draws, where there are any, or ``plug_in`` the mean.
         seed: each batch gets one of its own, by this and its number.
         progress: called as work on a batch proceeds.
 
@@ -132,8 +132,8 @@ def simulate_histories(
     draws = torch.randn(len(lengths), latent.latent_dim, generator=generator, device=model.device)
     rows = []
     with torch.no_grad():
-        for taste, length in zip(draws.split(1), lengths, strict=True):
-            probabilities = torch.softmax(latent.decode(taste)[0], dim=-1)
+        for taste, length in zip(draws, lengths, strict=True):
+            probabilities = torch.softmax(latent.decode(taste[None])[0], dim=-1)
             items = torch.multinomial(probabilities, int(length), replacement=True, generator=generator)
             counts = np.bincount(items.cpu().numpy(), minlength=len(probabilities)).astype(np.float32)
             rows.append(csr_array(counts[None, :]))

@@ -1,4 +1,4 @@
-"""``recsys-vae sample``: draws from the posterior of users' tastes, with the diagnostics that say whether to believe them."""
+"""``recsys-vae sample``: draws from the posterior of users' tastes, and whether to believe them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run(config: DictConfig) -> None:
         "likelihood_power": power,
         "seed": int(config.seed),
         "keep_draws": bool(config.keep_draws),
-        **{f"sampler.{k}": v for k, v in OmegaConf.to_container(config.posterior).items()},  # type: ignore[union-attr]
+        **_flat(config.posterior),
     }
     store = None if output is None else DrawsStore(output, settings, resume=config.resume)
     n_users = histories.shape[0]
@@ -150,6 +150,12 @@ def _of_users(arrays: Any) -> dict[str, np.ndarray]:
         "divergences": arrays["divergences"].sum(axis=0),
         "invalid": arrays["invalid"].sum(axis=0),
     }
+
+
+def _flat(config: DictConfig) -> dict[str, Any]:
+    """The sampler's settings, each under a name of its own."""
+    settings: Any = OmegaConf.to_container(config)
+    return {f"sampler.{name}": value for name, value in settings.items()}
 
 
 def _digest(recommender: Recommender) -> str:

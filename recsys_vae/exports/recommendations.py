@@ -38,7 +38,7 @@ def write_recommendations(
     item_ids: Shaped[np.ndarray, " items"],
     titles: Shaped[np.ndarray, " items"] | None = None,
 ) -> None:
-    """Write a row for each: ``user_id``, ``rank`` (from 1), ``item_id``, ``score`` and, where known, ``score_std`` and ``title``.
+    """Write a row for each: ``user_id``, ``rank`` (from 1), ``item_id``, ``score``; if known, ``score_std``, ``title``.
 
     The suffix chooses the format, ``.parquet`` or ``.csv`` (UTF-8, text in quotes). Memory is one batch and
     the catalogue. ``path`` appears, or is replaced, only when everything is written. Raises

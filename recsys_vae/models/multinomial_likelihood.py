@@ -19,9 +19,10 @@ _ROWS = 512
 class MultinomialLikelihood:
     """The multinomial likelihood of a batch of histories under a decoder of tanh layers and a softmax output.
 
-    With ``h(z)`` the last hidden layer, W and b the output layer, ``log p(x|z) = h(z)'(W'x) + b'x - N logsumexp(W h(z) +
-    b)``. The sparse products with x do not depend on z and are made once, so that an evaluation is two dense matrix
-    products, and its gradient, ``W'x - N W' softmax``, never touches a matrix of users by items but the softmax.
+    With ``h(z)`` the last hidden layer, W and b the output layer,
+    ``log p(x|z) = h(z)'(W'x) + b'x - N logsumexp(W h(z) + b)``. The sparse products with x do
+    not depend on z and are made once, so that an evaluation is two dense matrix products, and its gradient,
+    ``W'x - N W' softmax``, touches no matrix of users by items but the softmax.
 
     Args:
         layers: the decoder's hidden layers; tanh follows each.
@@ -89,9 +90,10 @@ class MultinomialLikelihood:
         users = torch.arange(self.n_users, device=flat.device).repeat(len(flat) // self.n_users)
         for start in range(0, len(flat), _ROWS):
             block = slice(start, start + _ROWS)
-            values[block], block_gradient = self._evaluate_block(flat[block], users[block], with_gradient)
-            if gradient is not None:
-                gradient[block] = block_gradient
+            value, slope = self._evaluate_block(flat[block], users[block], with_gradient)
+            values[block] = value
+            if gradient is not None and slope is not None:
+                gradient[block] = slope
         return (
             values.reshape(latent.shape[:-1]),
             None if gradient is None else gradient.reshape(latent.shape),

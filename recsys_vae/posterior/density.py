@@ -96,7 +96,7 @@ def latent_model(model: RecommenderModel) -> Any:
     """The model, as one that has a posterior. Raises :class:`UserError` for one that has none."""
     if isinstance(model, MultDAE) or not isinstance(model, LatentModel):
         raise UserError(
-            f"posterior: {type(model).__name__} has no posterior over tastes; expected a model that has, such as mult_vae"
+            f"posterior: expected a model with a posterior over tastes, such as mult_vae, came {type(model).__name__}"
         )
     return model
 

@@ -54,7 +54,8 @@ def importance_bounds(
     bounds = {}
     for size in sizes:
         n_groups = max(sizes) // size
-        groups = weighted.raw_log_weights[: n_groups * size].unflatten(0, (n_groups, size))
+        used = weighted.raw_log_weights[: n_groups * size]
+        groups = used.reshape(n_groups, size, *used.shape[1:])
         bounds[size] = (groups.logsumexp(dim=1) - math.log(size)).mean(dim=0)
     return bounds
 
@@ -123,7 +124,8 @@ class _Whitened(WhitenedDensity):
     def to_whitened(self, latent: Tensor) -> Tensor:
         """From z to u."""
         centred = (latent - self._laplace.mean).unsqueeze(-1)
-        return torch.linalg.solve_triangular(self._laplace.scale_tril, centred, upper=False).squeeze(-1)
+        solved: Tensor = torch.linalg.solve_triangular(self._laplace.scale_tril, centred, upper=False)
+        return solved.squeeze(-1)
 
     def __call__(self, whitened: Tensor) -> Tensor:
         return super().__call__(whitened) + self._log_volume

@@ -26,9 +26,9 @@ class MarkovChains(PosteriorMethod):
 
     Chains move in the coordinates that whiten the Laplace approximation, and start at draws from it: a taste's
     posterior is hundreds of times longer in some directions than in others, and so are the trajectories that a
-    diagonal mass matrix would need. Or, with ``whitening=False``, they start at draws from the encoder's Gaussian, whose
-    standard deviations are the first scale of the proposals. ``diagnostics``, a user: ``r_hat`` (largest over the coordinates), ``ess`` (smallest, bulk, all chains
-    together), ``acceptance``, ``divergences``, ``invalid``.
+    diagonal mass matrix would need. Or, with ``whitening=False``, they start at draws from the encoder's Gaussian,
+    whose standard deviations are the first scale of the proposals. ``diagnostics``, a user: ``r_hat`` (largest over
+    the coordinates), ``ess`` (smallest, bulk, all chains together), ``acceptance``, ``divergences``, ``invalid``.
 
     Args:
         kernel: such as ``HMC()``.

@@ -99,8 +99,8 @@ def sample(
 
     Args:
         kernel: such as ``hmc()``.
-        log_density_fn: maps ``(..., latent)`` to ``(...)``: nats, up to a constant. A ``value_and_gradient`` of its own
-            is used where a kernel needs the gradient, else automatic differentiation.
+        log_density_fn: maps ``(..., latent)`` to ``(...)``: nats, up to a constant. Where a kernel needs the
+            gradient, by its own ``value_and_gradient``, or else by automatic differentiation.
         initial: where the chains begin; axes between chains and latent are targets (users, say) of their own.
         n_draws: draws of each chain that are kept or counted.
         n_warmup: steps before the first draw; 0 keeps ``step_size`` and ``scale``.
@@ -110,7 +110,7 @@ def sample(
         scale: guess of each coordinate's standard deviation; none: 1.
         adapt_scale: whether warm-up learns ``scale``; chains of one target pool what they see.
         tuning: of an earlier result, in place of ``step_size`` and ``scale``.
-        transform: from the coordinates that the chains move in to those of the draws, of the same shape; none: the same.
+        transform: from the coordinates that the chains move in to those of the draws; none: the same.
         keep_draws: whether to store draws; without, memory does not grow with their number.
         on_draw: called with each draw's positions, ``(chains, *targets, latent)``.
         progress: called after every step.
@@ -223,11 +223,9 @@ def _check(
     if step_size is not None and not 0.0 < step_size < float("inf"):
         raise UserError(f"step_size: expected a positive number, came {step_size!r}")
     if scale is not None:
-        try:
-            fits = torch.broadcast_shapes(scale.shape, initial.shape) == initial.shape
-        except RuntimeError:
-            fits = False
-        if not fits or scale.shape[-1:] != initial.shape[-1:]:
+        trailing = initial.shape[initial.ndim - scale.ndim :]
+        fits = all(size in (1, wanted) for size, wanted in zip(scale.shape, trailing, strict=False))
+        if not fits or not 1 <= scale.ndim <= initial.ndim or scale.shape[-1] != initial.shape[-1]:
             raise UserError(
                 f"scale: expected a shape that fits {tuple(initial.shape)}, came {tuple(scale.shape)}"
             )

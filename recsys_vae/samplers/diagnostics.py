@@ -8,6 +8,7 @@ one in Python, 5 ms each; a thousand users with 200 coordinates have 200,000. He
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -61,13 +62,14 @@ def check_enough_draws(n_draws: int) -> None:
         raise UserError(f"n_draws: diagnostics expect at least {MIN_DRAWS} draws, came {n_draws}")
 
 
-def _in_blocks(draws: Tensor, function) -> Tensor:  # type: ignore[no-untyped-def]
+def _in_blocks(draws: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     """Apply ``function`` from ``(draws, chains, block)`` to ``(block,)`` to all quantities."""
     n_draws, n_chains = draws.shape[:2]
     check_enough_draws(n_draws)
     flat = draws.reshape(n_draws, n_chains, -1)
     width = max(1, _BLOCK // (n_draws * n_chains))
-    parts = [function(block.double()) for block in flat.split(width, dim=-1)]
+    starts = range(0, flat.shape[-1], width)
+    parts = [function(flat[..., start : start + width].double()) for start in starts]
     return torch.cat(parts).reshape(draws.shape[2:])
 
 
@@ -173,7 +175,8 @@ def _autocovariance(chains: Tensor) -> Tensor:
     centred = chains - chains.mean(dim=0)
     spectrum = torch.fft.rfft(centred, n=_fast_length(2 * n_draws), dim=0)
     power = spectrum.real.square() + spectrum.imag.square()
-    return torch.fft.irfft(power, n=_fast_length(2 * n_draws), dim=0)[:n_draws] / n_draws
+    covariance: Tensor = torch.fft.irfft(power, n=_fast_length(2 * n_draws), dim=0)[:n_draws]
+    return covariance / n_draws
 
 
 def _fast_length(length: int) -> int:
