@@ -141,7 +141,8 @@ class PPCA(ClosedFormModel):
         self.register_buffer("noise_variance", torch.ones(()))
 
     def fit(self, matrix: csr_array) -> PPCA:
-        """``W = U (Lambda - noise_variance I)^1/2``: eq. 15 of the paper with R = I; the noise variance is eq. 16's.
+        """``W = U (Lambda - noise_variance I)^1/2``: section 3.2 of the paper, R = I; the noise variance is the
+        mean of the eigenvalues that are left.
 
         In float64. The signs are fixed, so the weights are the same on any machine, up to rounding and to rotations
         among directions of equal variance. Raises
@@ -190,7 +191,7 @@ class PPCA(ClosedFormModel):
         """``p(z) p(x|z)^likelihood_power``, normalised: a Gaussian, as if of a noise variance divided by the power.
 
         Power 1 is the posterior, ``N(M^-1 W'(x - mean), noise_variance M^-1)`` with ``M = W'W + noise_variance I``
-        (eq. 25 of the paper's appendix A); power 0 the prior.
+        (section 3.1 of the paper); power 0 the prior.
         """
         check_interval("likelihood_power", likelihood_power, 0.0, math.inf)
         mean, covariance, scale_tril = self._statistics(histories).posterior(likelihood_power)

@@ -66,7 +66,7 @@ def _by_user_gram(matrix: csr_array, mean: np.ndarray, n_components: int) -> tup
     along_mean = matrix @ mean
     gram += mean @ mean - along_mean[:, None] - along_mean[None, :]
     variances, users = _leading(gram / n_users, n_components)
-    directions = matrix.T @ users - np.outer(mean, users.sum(axis=0))
+    directions = matrix.T @ users  # C' u, since each u is at right angles to the ones, which C' takes to 0
     # Where there is no variance there is no direction either, and the quotient is at least finite.
     return variances, directions / np.maximum(np.linalg.norm(directions, axis=0), np.finfo(float).tiny)
 
@@ -77,7 +77,7 @@ def _by_lanczos(matrix: csr_array, mean: np.ndarray, n_components: int) -> tuple
 
     def covariance_times(vector: np.ndarray) -> np.ndarray:
         centred = matrix @ vector - mean @ vector
-        product: np.ndarray = (transposed @ centred - mean * centred.sum()) / n_users
+        product: np.ndarray = transposed @ centred / n_users  # the entries of centred sum to 0
         return product
 
     operator = LinearOperator((n_items, n_items), matvec=covariance_times, dtype=np.float64)

@@ -15,6 +15,7 @@ from recsys_vae.models import GaussianPosterior, MultDAE, RecommenderModel, Spar
 from recsys_vae.samplers import DiagonalGaussian
 
 
+@runtime_checkable
 class Likelihood(Protocol):
     """``log p(x | z)`` of fixed histories, in nats, as a function of z ``(*draws, users, latent)``."""
 

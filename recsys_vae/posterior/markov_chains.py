@@ -40,7 +40,7 @@ class MarkovChains(PosteriorMethod):
         batch_size: users at a time.
     """
 
-    kernel: Kernel[Any] = field(default_factory=lambda: HMC(n_leapfrog=6, target_acceptance=0.65))
+    kernel: Kernel[Any] = field(default_factory=lambda: HMC(n_leapfrog=6.0, target_acceptance=0.65))
     draws: int = 400
     chains: int = 4
     warmup: int = 100

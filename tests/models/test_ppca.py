@@ -267,6 +267,16 @@ def test_gradient_is_that_of_automatic_differentiation(seed, draws) -> None:
     exact(likelihood.log_ratio(latent).detach(), (expected - likelihood(likelihood.centre)).detach())
 
 
+def test_fisher_information_is_minus_the_hessian() -> None:
+    likelihood = made_up_model().likelihood(histories_of())
+    latent = normals(7, 3)
+    information = likelihood.fisher_information(latent)
+    assert information.shape == (7, 3, 3)
+    hessian = torch.autograd.functional.hessian(lambda z: likelihood(z).sum(), latent)
+    for user in range(7):
+        exact(information[user], -hessian[user, :, user])
+
+
 def test_float32_keeps_its_digits() -> None:
     """A taste that is known to a thousandth: of the squared distance to x, next to nothing is left."""
     wide = made_up_model(n_items=400, latent_dim=8, noise=1e-3)

@@ -1,6 +1,6 @@
 """A linear VAE trained by our own ELBO must end at probabilistic PCA (Lucas, Tucker, Grosse & Norouzi 2019).
 
-"Don't Blame the ELBO!", section 4: for a linear decoder with Gaussian noise, a linear encoder with one learned
+"Don't Blame the ELBO!": for a linear decoder with Gaussian noise, a linear encoder with one learned
 variance for each coordinate is enough for the bound to touch the log-evidence at its maximum, where W has orthogonal
 columns; and the bound has no maximum elsewhere. So the closed form says where training must end, and at what value.
 """
@@ -111,8 +111,9 @@ def trained() -> LinearVAE:
 def next_best_loss() -> float:
     """Nats a user by which the evidence at the best other stationary point falls short: the third direction unused.
 
-    A direction of variance v adds ``(r - 1 - log r) / 2`` with ``r = v / noise_variance`` (Tipping & Bishop 1999,
-    appendix A.2); that the noise is fitted anew makes the loss smaller, and is counted here.
+    At a stationary point the columns of W are eigenvectors, and the noise is the mean of the eigenvalues that are left
+    (Tipping & Bishop 1999, appendix A); minus twice the evidence is the sum of the logarithms of all these variances,
+    and a constant.
     """
     ppca = closed_form()
     excess = ppca.weight.square().sum(0)
