@@ -15,6 +15,7 @@ from recsys_vae.errors import UserError
 from recsys_vae.models import RecommenderModel
 from recsys_vae.posterior import InferredPosterior, PosteriorMethod, Predictive, predict
 from recsys_vae.posterior.base import Progress
+from recsys_vae.posterior.checks import check_at_least
 from recsys_vae.posterior.density import check_power, latent_model
 
 
@@ -44,6 +45,7 @@ class Inference:
     ) -> None:
         latent_model(model)
         check_power(likelihood_power)
+        check_at_least("seed", seed, 0)
         if predictive not in ("average", "plug_in"):
             raise UserError(f"predictive: expected average or plug_in, came {predictive!r}")
         self.model = model
@@ -134,7 +136,9 @@ def simulate_histories(
     with torch.no_grad():
         for taste, length in zip(draws, lengths, strict=True):
             probabilities = torch.softmax(latent.decode(taste[None])[0], dim=-1)
-            items = torch.multinomial(probabilities, int(length), replacement=True, generator=generator)
-            counts = np.bincount(items.cpu().numpy(), minlength=len(probabilities)).astype(np.float32)
+            counts = np.zeros(len(probabilities), dtype=np.float32)
+            if length:  # PyTorch refuses to draw nothing
+                items = torch.multinomial(probabilities, int(length), replacement=True, generator=generator)
+                counts += np.bincount(items.cpu().numpy(), minlength=len(counts))
             rows.append(csr_array(counts[None, :]))
     return draws, csr_array(vstack(rows, format="csr"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def run(config: DictConfig) -> dict[str, Any]:
         metrics["posterior"] = {
             "method": type(method).__name__,
             "likelihood_power": inference.likelihood_power,
-            "diagnostics": {name: float(np.nanmedian(values)) for name, values in found.items()},
+            "diagnostics": {name: _finite_median(values) for name, values in found.items()},
         }
         console.print(
             f"posterior: {type(method).__name__}, likelihood_power {inference.likelihood_power:g}, "
@@ -74,3 +75,9 @@ def run(config: DictConfig) -> dict[str, Any]:
         with output_file(output) as temporary:
             temporary.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     return metrics
+
+
+def _finite_median(values: np.ndarray) -> float | None:
+    """JSON has no infinity, which is what k_hat may be."""
+    median = float(np.nanmedian(values))
+    return median if math.isfinite(median) else None

@@ -16,14 +16,17 @@ from recsys_vae.errors import UserError
 from recsys_vae.inference import Inference, trained_likelihood_power
 from recsys_vae.posterior import Encoder, PosteriorMethod
 from recsys_vae.posterior.base import Progress as OnProgress
+from recsys_vae.posterior.checks import check_positive_number
 from recsys_vae.recommender import Recommender
 
 
 def build_method(config: DictConfig) -> PosteriorMethod:
     """The method that ``posterior=...`` names; before a run is opened, so that a mistake shows at once."""
     method: PosteriorMethod = build(config.posterior, _convert_="all")
-    if config.likelihood_power is not None and not 0.0 < config.likelihood_power < float("inf"):
-        raise UserError(f"likelihood_power: expected a positive number, came {config.likelihood_power!r}")
+    if config.likelihood_power is not None:
+        check_positive_number("likelihood_power", config.likelihood_power)
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"seed: expected a whole number from 0 to {2**32 - 1}, came {config.seed!r}")
     if config.get("predictive", "average") not in ("average", "plug_in"):
         raise UserError(f"predictive: expected average or plug_in, came {config.predictive!r}")
     return method

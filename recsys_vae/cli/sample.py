@@ -79,7 +79,7 @@ def run(config: DictConfig) -> None:
             found.append(_of_users(arrays))
     seconds = time.perf_counter() - began
     console.print(
-        f"{n_users} {config.users} users, {method.chains} chains, {-(-method.draws // method.chains)} draws each, "
+        f"{n_users} {config.users if config.input is None else 'input'} users, {method.chains} chains, {-(-method.draws // method.chains)} draws each, "
         f"likelihood_power {power:g}: {seconds:.1f} s"
     )
     diagnostics = {name: np.concatenate([part[name] for part in found]) for name in found[0]}

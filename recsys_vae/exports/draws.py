@@ -75,9 +75,11 @@ class DrawsStore:
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise UserError(f"resume: {record} cannot be read: {error}") from error
             if not same:
-                differing = [key for key in settings if before.get(key) != settings[key]]
+                names = sorted({*settings, *before})
+                differing = [name for name in names if before.get(name) != settings.get(name)]
+                verb = "differs" if len(differing) == 1 else "differ"
                 raise UserError(
-                    f"resume: expected the settings of the interrupted run, {', '.join(differing)} differs"
+                    f"resume: expected the settings of the interrupted run, {', '.join(differing)} {verb}"
                 )
 
     def batch(self, number: int, make: Callable[[], Batch]) -> Batch:

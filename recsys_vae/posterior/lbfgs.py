@@ -52,13 +52,15 @@ def maximise(
 
     Args:
         value_and_gradient: of some problems at some points.
-        initial: where each begins.
+        initial: where each begins; a point beyond ``max_norm`` is drawn back to it.
         scale: guess of the target's standard deviation per coordinate, the first metric of the search.
         tolerance: in standard deviations.
         max_evaluations: of each problem.
         max_norm: bound on the Euclidean length of a point; a problem that reaches it stops there.
     """
     n_problems = len(initial)
+    length = initial.norm(dim=-1, keepdim=True)
+    initial = torch.where(length > max_norm, initial * (max_norm / length), initial)
     # In units of scale the first metric is the identity.
     position = initial / scale
     value, gradient = value_and_gradient(initial, torch.arange(n_problems, device=initial.device))

@@ -65,7 +65,7 @@ def annealed_log_likelihood(
     model: RecommenderModel,
     histories: csr_array,
     *,
-    n_temperatures: int = 1000,
+    n_temperatures: int = 200,
     n_chains: int = 16,
     seed: int = 0,
 ) -> Float[Tensor, " users"]:
@@ -84,7 +84,7 @@ def reversed_log_likelihood(
     histories: csr_array,
     exact_draws: Float[Tensor, "chains users latent"],
     *,
-    n_temperatures: int = 1000,
+    n_temperatures: int = 200,
     seed: int = 0,
 ) -> Float[Tensor, " users"]:
     """A stochastic upper bound on ``log p(x)``: the annealing run backwards from exact draws of the posterior.
@@ -108,8 +108,9 @@ def _target_and_base(
     density = PosteriorDensity(latent.likelihood(rows), 1.0)
     if proposal == "encoder":
         return density, encoder_gaussian(latent, rows)
-    whitened = _Whitened(density, Mode().infer(model, histories, 1.0).mean)
-    zeros = torch.zeros(rows.n_users, latent.latent_dim, device=model.device)
+    mode = Mode().infer(model, histories, 1.0).mean
+    whitened = _Whitened(density, mode)
+    zeros = torch.zeros_like(mode)
     return whitened, DiagonalGaussian(zeros, torch.ones_like(zeros))
 
 

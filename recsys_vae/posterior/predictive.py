@@ -70,8 +70,7 @@ def predict(
             total = contribution if total is None else total.add_(contribution)
     deviation = None if squares is None else (squares / weight_so_far).clamp(min=0.0).sqrt()
     if linear:
-        assert mean is not None
-        return Predictive(mean, deviation)
+        return Predictive(latent.decode(inferred.mean), deviation)
     assert total is not None
     return Predictive((total / weight_so_far).log(), deviation)
 

@@ -3,6 +3,12 @@
 The lower-case names build kernels: ``sample(hmc(n_leapfrog=5), log_density_fn, initial)``.
 """
 
+from recsys_vae.samplers.annealed_importance import (
+    AnnealedDraws,
+    Sandwich,
+    annealed_importance,
+    annealed_importance_reversed,
+)
 from recsys_vae.samplers.chains import ChainDiagnostics, SampleResult, sample
 from recsys_vae.samplers.combination import Cycle, Mixture
 from recsys_vae.samplers.distribution import DiagonalGaussian, Distribution, FullGaussian
@@ -34,6 +40,7 @@ mixture = Mixture
 __all__ = [
     "HMC",
     "MALA",
+    "AnnealedDraws",
     "AutoregressiveProposal",
     "ChEES",
     "ChainDiagnostics",
@@ -54,9 +61,12 @@ __all__ = [
     "RandomWalkMetropolis",
     "RandomWalkProposal",
     "SampleResult",
+    "Sandwich",
     "StepInfo",
     "Tuning",
     "WeightedDraws",
+    "annealed_importance",
+    "annealed_importance_reversed",
     "chees",
     "cycle",
     "elliptical_slice",

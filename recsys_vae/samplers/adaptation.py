@@ -112,7 +112,7 @@ class WarmUp:
         target_acceptance: float | None,
         *,
         adapt_scale: bool = True,
-        max_leapfrog: float | None = None,
+        max_leapfrog: int | None = None,
     ) -> None:
         self.tuning = tuning
         self._target = target_acceptance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -18,9 +19,20 @@ class Distribution(distributions.Distribution, Protocol):
     """A distribution as an argument, which checking of arguments at run time can recognise."""
 
 
-def generator_for(seed: int, generator: torch.Generator | None, device: torch.device) -> torch.Generator:
-    """``generator`` where the caller has one, else a fresh one on ``device`` from ``seed``."""
-    return torch.Generator(device).manual_seed(seed) if generator is None else generator
+def generator_for(
+    seed: int, generator: torch.Generator | None, device: torch.device, stream: str = ""
+) -> torch.Generator:
+    """``generator`` where the caller has one, else a fresh one on ``device`` from ``seed``.
+
+    ``stream`` names the function that draws: two that are given the same seed must not draw the same numbers, or
+    what the second does would depend on the first's result. Without one, the seed is taken as it is.
+    """
+    if generator is not None:
+        return generator
+    if not stream:
+        return torch.Generator(device).manual_seed(seed)
+    digest = hashlib.blake2b(f"{stream} {seed}".encode(), digest_size=8).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
 def device_of(distribution: Distribution) -> torch.device:

@@ -42,12 +42,13 @@ class SliceMove(NamedTuple):
         return StepInfo(acceptance, self.moved, none_divergent, self.invalid, -self.state.log_density)
 
 
-def uniforms(n: int, like: Float[Tensor, "*chains"], generator: torch.Generator | None) -> Tensor:
-    """``(n, *chains)`` uniform numbers.
+def uniforms(n: int, position: Float[Tensor, "*chains latent"], generator: torch.Generator | None) -> Tensor:
+    """``(n, *chains)`` uniform numbers for chains at ``position``.
 
     Drawn for the longest search beforehand: a chain whose search is long takes nothing from another's randomness.
     """
-    return torch.rand((n, *like.shape), generator=generator, device=like.device, dtype=like.dtype)
+    shape = (n, *position.shape[:-1])
+    return torch.rand(shape, generator=generator, device=position.device, dtype=position.dtype)
 
 
 def slice_level(
@@ -79,7 +80,7 @@ def shrink(
     position, log_density = state
     moved = torch.zeros_like(log_density, dtype=torch.bool)
     any_invalid = moved
-    for uniform in (*tries, None):
+    for n_tried in range(len(tries) + 1):
         proposal = position_at(point)
         value, height = evaluate(proposal)
         invalid = is_invalid(value)
@@ -88,9 +89,9 @@ def shrink(
         position = torch.where(found.unsqueeze(-1), proposal, position)
         log_density = torch.where(found, value, log_density)
         moved = moved | found
-        if uniform is None or bool(moved.all()):
+        if n_tried == len(tries) or bool(moved.all()):
             break
         low = torch.where(point < 0.0, point, low)
         high = torch.where(point < 0.0, high, point)
-        point = torch.lerp(low, high, uniform)
+        point = torch.lerp(low, high, tries[n_tried])
     return SliceMove(ChainState(position, log_density), moved, any_invalid)

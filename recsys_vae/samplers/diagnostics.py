@@ -128,7 +128,8 @@ def _ess_tail(draws: Tensor) -> Tensor:
     for probability in (0.05, 0.95):
         indicator = (draws <= _quantile(flat, probability)).double()
         sizes.append(_ess(_split(indicator)))
-    return torch.minimum(*sizes)
+    # The indicators of NaN are as finite as any.
+    return torch.where(draws.flatten(0, 1).isfinite().all(dim=0), torch.minimum(*sizes), torch.nan)
 
 
 def _quantile(ascending: Tensor, probability: float) -> Tensor:

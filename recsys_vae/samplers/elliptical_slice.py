@@ -41,9 +41,9 @@ class EllipticalSlice(Kernel[ChainState]):
             UserError: when the prior's batch does not fit the positions.
         """
         prior = self._prior(state.position)
-        offset = state.position - prior.mean
         other = draw_for_chains(prior, state.position, generator) - prior.mean
-        level_uniform, angle, *tries = uniforms(MAX_DRAWS + 2, state.log_density, generator)
+        offset = state.position - prior.mean
+        uniform = uniforms(MAX_DRAWS + 2, state.position, generator)
 
         def position_at(angle: Tensor) -> Tensor:
             turned = angle.unsqueeze(-1)
@@ -53,11 +53,11 @@ class EllipticalSlice(Kernel[ChainState]):
             log_density = log_density_fn(position)
             return log_density, log_density - prior.log_density(position)
 
-        level = slice_level(state.log_density - prior.log_density(state.position), level_uniform)
-        first = 2.0 * math.pi * angle
+        level = slice_level(state.log_density - prior.log_density(state.position), uniform[0])
+        first = 2.0 * math.pi * uniform[1]
         # The whole ellipse, cut open at the point that is tried first.
         bracket = Bracket(first - 2.0 * math.pi, first, first)
-        move = shrink(state, bracket, level, torch.stack(tries), position_at, evaluate)
+        move = shrink(state, bracket, level, uniform[2:], position_at, evaluate)
         return move.state, move.info()
 
     def _prior(self, position: Tensor) -> DiagonalGaussian | FullGaussian:

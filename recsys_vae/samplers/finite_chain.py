@@ -243,7 +243,7 @@ def chain_of_counts(
     """
     check_count("n_states", n_states)
     check_count("n_draws", n_draws)
-    random = generator_for(seed, generator, torch.device("cpu"))
+    random = generator_for(seed, generator, torch.device("cpu"), "counts")
     start = torch.arange(n_states, device=random.device).repeat_interleave(n_draws)
     end = _on_lattice(step_fn(start, random), start)
     pairs = start * n_states + end

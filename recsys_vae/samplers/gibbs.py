@@ -157,9 +157,8 @@ def slice_coordinate(
     generator: torch.Generator | None,
 ) -> SliceMove:
     """Move one coordinate of every chain along its slice: step out by ``width``, then shrink (Neal 2003, section 4)."""
-    level_uniform, *placing, first = uniforms(4, state.log_density, generator)
-    tries = uniforms(MAX_DRAWS, state.log_density, generator)
-    level = slice_level(state.log_density, level_uniform)
+    uniform = uniforms(MAX_DRAWS + 4, state.position, generator)
+    level = slice_level(state.log_density, uniform[0])
 
     def position_at(offset: Tensor) -> Tensor:
         position = state.position.clone()
@@ -174,16 +173,15 @@ def slice_coordinate(
         height = log_density_fn(position_at(offset))
         return (height > level) & ~is_invalid(height)
 
-    low, high = _step_out(is_above, width, placing, max_steps_out)
-    bracket = Bracket(low, high, torch.lerp(low, high, first))
-    return shrink(state, bracket, level, tries, position_at, evaluate)
+    low, high = _step_out(is_above, width, uniform[1], uniform[2], max_steps_out)
+    bracket = Bracket(low, high, torch.lerp(low, high, uniform[3]))
+    return shrink(state, bracket, level, uniform[4:], position_at, evaluate)
 
 
 def _step_out(
-    is_above: Callable[[Tensor], Tensor], width: Tensor, placing: Sequence[Tensor], max_steps: int
+    is_above: Callable[[Tensor], Tensor], width: Tensor, place: Tensor, share: Tensor, max_steps: int
 ) -> tuple[Tensor, Tensor]:
     """Ends of an interval around 0: placed at random, each grown by whole widths until it is below the level."""
-    place, share = placing
     low = -width * place
     high = low + width
     # How far each end may go is random too: seen from any point of the interval, the same number of ways lead to it.

@@ -122,7 +122,7 @@ def importance(
             member.
     """
     check_count("n_draws", n_draws, at_least=4)
-    draws = proposal.draw(n_draws, generator_for(seed, generator, device_of(proposal)))
+    draws = proposal.draw(n_draws, generator_for(seed, generator, device_of(proposal), "importance"))
     log_target = checked_log_density(log_density_fn, draws)
     raw = log_target - _proposal_log_density(proposal, draws)
     hopeless = (raw == -math.inf).all(dim=0)

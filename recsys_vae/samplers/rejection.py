@@ -91,22 +91,13 @@ def rejection(
     check_count("n_draws", n_draws)
     check_count("block_size", block_size)
     check_count("max_proposals", max_proposals)
-    random = generator_for(seed, generator, device_of(proposal))
-    kept: list[Tensor] = []
-    n_accepted: Tensor | int = 0
+    random = generator_for(seed, generator, device_of(proposal), "rejection")
+    proposed = proposal.draw(min(block_size, max_proposals), random)
+    envelope = _checked_envelope(log_envelope, proposed)
+    kept = proposed.new_zeros((n_draws, *proposed.shape[1:]))
+    n_accepted = torch.zeros_like(proposed[0, ..., 0], dtype=torch.int64)
     n_proposed = 0
-    envelope = torch.as_tensor(log_envelope)
-    missing = n_draws
-    while missing > 0:
-        if n_proposed >= max_proposals:
-            least = int(torch.as_tensor(n_accepted).min())
-            raise UserError(
-                f"log_envelope: expected {n_draws} accepted draws within max_proposals={max_proposals}, came "
-                f"{least}, an acceptance of {least / n_proposed:.3g}; a smaller envelope or a proposal nearer to "
-                "the target would accept more"
-            )
-        proposed = proposal.draw(min(block_size, max_proposals - n_proposed), random)
-        envelope = _checked_envelope(envelope, proposed)
+    while True:
         log_ratio = _log_ratio(log_density_fn, proposal, envelope, proposed)
         uniform = torch.rand(
             log_ratio.shape, generator=random, device=log_ratio.device, dtype=log_ratio.dtype
@@ -114,18 +105,24 @@ def rejection(
         accepted = uniform < log_ratio.exp()
         # a member's accepted proposals go to the rows that it has not yet filled
         row = n_accepted + accepted.cumsum(dim=0) - 1
-        if not kept:
-            kept.append(proposed.new_zeros((n_draws, *proposed.shape[1:])))
         place = (accepted & (row < n_draws)).nonzero(as_tuple=True)
-        kept[0][(row[place], *place[1:])] = proposed[place]
+        kept[(row[place], *place[1:])] = proposed[place]
         n_accepted = n_accepted + accepted.sum(dim=0)
         n_proposed += len(proposed)
-        missing = n_draws - int(n_accepted.min())
-    counts = torch.as_tensor(n_accepted)
-    return RejectionResult(kept[0], n_proposed, counts, envelope.expand(counts.shape))
+        least = int(n_accepted.min())
+        if least >= n_draws:
+            return RejectionResult(kept, n_proposed, n_accepted, envelope.expand(n_accepted.shape))
+        if n_proposed >= max_proposals:
+            raise UserError(
+                f"log_envelope: expected {n_draws} accepted draws within max_proposals={max_proposals}, came "
+                f"{least}, an acceptance of {least / n_proposed:.3g}; a smaller envelope or a proposal nearer to "
+                "the target would accept more"
+            )
+        proposed = proposal.draw(min(block_size, max_proposals - n_proposed), random)
 
 
-def _checked_envelope(envelope: Tensor, proposed: Float[Tensor, "draws *batch latent"]) -> Tensor:
+def _checked_envelope(log_envelope: float | Tensor, proposed: Float[Tensor, "draws *batch latent"]) -> Tensor:
+    envelope = torch.as_tensor(log_envelope, device=proposed.device, dtype=proposed.dtype)
     if envelope.ndim > 0 and envelope.shape != proposed.shape[1:-1]:
         raise UserError(
             f"log_envelope: expected one number or one for each of {tuple(proposed.shape[1:-1])}, "
@@ -135,7 +132,7 @@ def _checked_envelope(envelope: Tensor, proposed: Float[Tensor, "draws *batch la
         raise UserError(
             f"log_envelope: expected finite numbers, came {float(envelope[~envelope.isfinite()][0])}"
         )
-    return envelope.to(proposed)
+    return envelope
 
 
 def _log_ratio(
