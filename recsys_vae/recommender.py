@@ -22,6 +22,7 @@ from recsys_vae.exports import Histories, Run, check_targets, read_run
 from recsys_vae.inference import Inference, trained_likelihood_power
 from recsys_vae.models import PPCA, GaussianPosterior, MultVAE, RecommenderModel
 from recsys_vae.posterior import PosteriorMethod, Predictive
+from recsys_vae.posterior.density import latent_model
 from recsys_vae.ranking import TopK, mask_seen, top_k
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Recommender:
         ``likelihood_power`` chooses the posterior; none is the one that the run's model was trained for. Raises
         :class:`UserError` for a model without a posterior.
         """
+        latent_model(self.model)
         if likelihood_power is None:
             likelihood_power = 1.0 if self.run is None else trained_likelihood_power(self.run.config)
         self.inference = Inference(self.model, method, likelihood_power, seed=seed)

@@ -17,6 +17,7 @@ from recsys_vae.inference import Inference, trained_likelihood_power
 from recsys_vae.posterior import Encoder, PosteriorMethod
 from recsys_vae.posterior.base import Progress as OnProgress
 from recsys_vae.posterior.checks import check_positive_number
+from recsys_vae.posterior.density import latent_model
 from recsys_vae.recommender import Recommender
 
 
@@ -41,6 +42,7 @@ def use_posterior(
     """
     if isinstance(method, Encoder) and method.draws == 0:
         return None
+    latent_model(recommender.model)
     recommender.inference = Inference(
         recommender.model,
         method,

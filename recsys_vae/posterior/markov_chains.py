@@ -40,10 +40,10 @@ class MarkovChains(PosteriorMethod):
         batch_size: users at a time.
     """
 
-    kernel: Kernel[Any] = field(default_factory=lambda: HMC(n_leapfrog=6.0, target_acceptance=0.65))
-    draws: int = 400
+    kernel: Kernel[Any] = field(default_factory=lambda: HMC(n_leapfrog=5.0))
+    draws: int = 800
     chains: int = 4
-    warmup: int = 100
+    warmup: int = 50
     thin: int = 1
     whitening: bool = True
     batch_size: int = 100
@@ -105,6 +105,8 @@ class MarkovChains(PosteriorMethod):
             start = encoder_gaussian(latent, rows)
             initial = start.draw(self.chains, generator)
             return sample(self.kernel, density, initial, scale=start.standard_deviation, **settings)
+        # Some dozens of steps would tell less of the scale than the Laplace approximation has told.
+        settings["adapt_scale"] = False
         mode = Mode().infer(model, histories, likelihood_power).mean
         whitened = WhitenedDensity(density, laplace_gaussian(density, mode))
         initial = torch.randn(

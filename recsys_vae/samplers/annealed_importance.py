@@ -249,7 +249,7 @@ def _pilot(
 
 
 def _default_kernel() -> HMC:
-    return HMC(n_leapfrog=5)
+    return HMC(n_leapfrog=5.0)
 
 
 def _stack(acceptance: list[Tensor], like: Tensor) -> Tensor:

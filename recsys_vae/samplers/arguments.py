@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from recsys_vae.errors import UserError
-from recsys_vae.samplers import distribution as distributions
+from recsys_vae.samplers.distribution import Distribution as Distribution
 from recsys_vae.samplers.kernel import LogDensity, is_invalid
-
-
-@runtime_checkable
-class Distribution(distributions.Distribution, Protocol):
-    """A distribution as an argument, which checking of arguments at run time can recognise."""
 
 
 def generator_for(

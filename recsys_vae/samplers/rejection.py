@@ -11,7 +11,6 @@ from torch import Tensor
 
 from recsys_vae.errors import UserError
 from recsys_vae.samplers.arguments import (
-    Distribution,
     check_count,
     checked_log_density,
     device_of,
@@ -19,6 +18,7 @@ from recsys_vae.samplers.arguments import (
     generator_for,
     show,
 )
+from recsys_vae.samplers.distribution import Distribution
 from recsys_vae.samplers.kernel import LogDensity
 
 
