@@ -78,8 +78,9 @@ def run(config: DictConfig) -> None:
             arrays = make() if store is None else store.batch(number, make)
             found.append(_of_users(arrays))
     seconds = time.perf_counter() - began
+    whose = config.users if config.input is None else "input"
     console.print(
-        f"{n_users} {config.users if config.input is None else 'input'} users, {method.chains} chains, {-(-method.draws // method.chains)} draws each, "
+        f"{n_users} {whose} users, {method.chains} chains, {-(-method.draws // method.chains)} draws each, "
         f"likelihood_power {power:g}: {seconds:.1f} s"
     )
     diagnostics = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
