@@ -28,8 +28,16 @@ class ExactTarget:
 def _gaussian() -> ExactTarget:
     mean = torch.tensor([1.0, -0.5], dtype=DTYPE)
     tril = torch.tensor([[1.2, 0.0], [0.9, 0.6]], dtype=DTYPE)
-    law = FullGaussian(mean, tril)
-    return ExactTarget("correlated_gaussian", law.log_density, lambda n, generator: law.draw(n, generator))
+    precision = (tril @ tril.T).inverse()
+
+    def log_density(z: Tensor) -> Tensor:
+        centred = z - mean
+        return -0.5 * (centred @ precision * centred).sum(dim=-1)
+
+    def draw(n: int, generator: torch.Generator) -> Tensor:
+        return mean + torch.randn(n, 2, generator=generator, dtype=DTYPE) @ tril.T
+
+    return ExactTarget("correlated_gaussian", log_density, draw)
 
 
 def _log_gamma() -> ExactTarget:

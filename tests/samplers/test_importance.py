@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import pytest
 import scipy.stats
@@ -10,11 +9,6 @@ import torch
 from recsys_vae.errors import UserError
 from recsys_vae.samplers.distribution import DiagonalGaussian, FullGaussian
 from recsys_vae.samplers.importance import importance
-from recsys_vae.samplers.pareto_smoothing import pareto_smooth
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    import arviz
 
 float64 = torch.float64
 
@@ -68,63 +62,13 @@ def test_normaliser_mean_and_variance_of_gaussians_are_within_their_error_bars()
     within(weighted.variance, covariance.diagonal(dim1=-2, dim2=-1), error)
 
 
-def heavy_tailed_weights() -> torch.Tensor:
-    """From bounded to hopeless, of several lengths, with ties, zeros and great offsets."""
-    generator = torch.Generator().manual_seed(0)
-    scales = torch.linspace(0.05, 12.0, 25, dtype=float64)
-    weights = torch.randn(1000, 25, generator=generator, dtype=float64) * scales
-    weights[:, 3] = (weights[:, 3] * 20).round() / 20
-    weights[:700, 5] = -math.inf
-    weights[:, 7] += 1e5
-    weights[:, 9] = torch.rand(1000, generator=generator, dtype=float64).log()
-    weights[:, 11] = -0.4 * torch.rand(1000, generator=generator, dtype=float64).log()
-    weights[:-4, 13] = -1e4
-    return weights
-
-
-@pytest.mark.parametrize("n_draws", [22, 100, 101, 500, 1000])
-def test_pareto_smoothing_agrees_with_arviz(n_draws) -> None:
-    weights = heavy_tailed_weights()[-n_draws:]
-    smoothed = pareto_smooth(weights)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        expected, k_hat = arviz.psislw(weights.T.numpy().copy())
-    ours, theirs = smoothed.log_weights, torch.from_numpy(expected).T
-    # which of two equal weights gets the larger quantile is open
-    tied = (weights.sort(dim=0).values.diff(dim=0) == 0).any(dim=0)
-    assert not tied[:3].any()
-    ours, theirs = (torch.where(tied, value.sort(dim=0).values, value) for value in (ours, theirs))
-    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(smoothed.k_hat, torch.from_numpy(k_hat), rtol=1e-9, atol=1e-9)
-
-
-def test_pareto_shape_of_pareto_weights() -> None:
-    # weights u^-k have a tail of shape k
-    generator = torch.Generator().manual_seed(1)
-    shape = torch.tensor([0.2, 0.5, 0.7, 1.0, 1.5], dtype=float64)
-    uniform = torch.rand(10_000, 100, 1, generator=generator, dtype=float64)
-    k_hat = pareto_smooth(-shape * uniform.log()).k_hat
-    error = k_hat.std(dim=0) / math.sqrt(100)
-    n_tail = 300
-    expected = (n_tail * shape + 5) / (n_tail + 10)  # drawn towards 0.5
-    assert ((k_hat.mean(dim=0) - expected).abs() < 4.5 * error).all()
-
-
-def test_members_of_a_batch_do_not_disturb_each_other() -> None:
-    weights = heavy_tailed_weights()
-    together = pareto_smooth(weights.reshape(1000, 5, 5))
-    for member in range(25):
-        alone = pareto_smooth(weights[:, member])
-        torch.testing.assert_close(together.log_weights.reshape(1000, 25)[:, member], alone.log_weights)
-        torch.testing.assert_close(together.k_hat.flatten()[member], alone.k_hat)
-
-
 def test_k_hat_tells_a_narrow_proposal_from_a_wide_one() -> None:
     # with a Gaussian proposal of deviation s, the weights' tail has shape 1 - s^2 where s < 1
     target = gaussian(0.0, 1.0, 3, 50)
     narrow = importance(target.log_density, gaussian(0.0, 0.2, 3, 50), 4000)
     wide = importance(target.log_density, gaussian(0.0, 1.5, 3, 50), 4000)
-    assert float(narrow.k_hat.min()) > 0.7
+    error = float(narrow.k_hat.std()) / math.sqrt(50)
+    assert float(narrow.k_hat.mean()) - 4.5 * error > 0.7
     assert float(wide.k_hat.max()) < 0.3
 
 
@@ -141,8 +85,14 @@ def test_the_same_seed_gives_the_same_draws_and_a_generator_wins() -> None:
     target = gaussian(0.0, 1.0, 2)
     one, again = (importance(target.log_density, target, 10, seed=3).draws for _ in range(2))
     assert torch.equal(one, again)
-    other = importance(target.log_density, target, 10, generator=torch.Generator().manual_seed(3)).draws
-    assert torch.equal(one, other)
+    given, same = (
+        importance(
+            target.log_density, target, 10, seed=seed, generator=torch.Generator().manual_seed(3)
+        ).draws
+        for seed in (3, 4)
+    )
+    assert torch.equal(given, same)
+    assert not torch.equal(given, one)
     assert not torch.equal(one, importance(target.log_density, target, 10).draws)
 
 

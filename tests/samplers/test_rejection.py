@@ -88,7 +88,7 @@ def test_law_and_acceptance(name) -> None:
     assert result.draws.shape == (20_000, 1)
     draws = result.draws[:, 0].numpy()
     assert scipy.stats.kstest(draws, law.cdf).pvalue > 1e-4
-    assert scipy.stats.kstest(draws, lambda x: law.cdf(1.05 * x + 0.02)).pvalue < 1e-4
+    assert scipy.stats.kstest(draws, lambda x: law.cdf(1.1 * x + 0.03)).pvalue < 1e-4
     expected = integral / math.exp(log_envelope)
     assert abs(float(result.acceptance) - expected) < 4.5 * float(result.acceptance_error)
     assert abs(float(result.log_normaliser) - math.log(integral)) < 4.5 * float(result.log_normaliser_error)
@@ -118,7 +118,9 @@ def test_accepted_draws_are_kept_in_order_without_gaps() -> None:
         return torch.where(inside, proposal.log_density(position), -torch.inf)
 
     proposal = gaussian(1.0, 2, 1)
-    result = rejection(log_density, proposal, 1e-7, 10, block_size=64)
+    result = rejection(
+        log_density, proposal, 1e-7, 10, block_size=64, generator=torch.Generator().manual_seed(0)
+    )
     first_block = proposal.draw(64, torch.Generator().manual_seed(0))
     for member in range(2):
         positive = first_block[first_block[:, member, 0] > 0, member, 0]

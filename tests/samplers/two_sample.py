@@ -50,7 +50,12 @@ def paired_moments(before: Tensor, after: Tensor) -> float:
     def functions(z: Tensor) -> Tensor:
         u = (z - centre) / spread
         return torch.stack(
-            [*u.tanh().unbind(-1), *u.square().tanh().unbind(-1), u.tanh().prod(-1), (-u.square().sum(-1)).exp()]
+            [
+                *u.tanh().unbind(-1),
+                *u.square().tanh().unbind(-1),
+                u.tanh().prod(-1),
+                (-u.square().sum(-1)).exp(),
+            ]
         )
 
     return _z_test(functions(after) - functions(before))
