@@ -145,7 +145,7 @@ class DensityLaw:
     ) -> Tensor:
         allowed = tolerance * mass.sum() + self._noise(panels) * mass
         split = half * series[:, -3:].abs().sum(dim=1) > allowed
-        # a jump, kink or summit between the outermost nodes of two panels shows in their series' values at the edge
+        # a jump or kink between the outermost nodes of two panels shows in their series' values at the edge
         jump = (series[:-1].sum(dim=1) - (series[1:] * _SIGNS).sum(dim=1)).abs()
         gap = 1.0 - float(_POINTS[-1])
         split[:-1] |= gap * half[:-1] * jump > allowed[:-1]
@@ -154,6 +154,11 @@ class DensityLaw:
         rise = panels.log_integrand.flatten().diff()
         peak = (rise[:-1] > 1.0) & (rise[1:] < -1.0)
         split[((peak.nonzero().squeeze(1) + 1) // _NODES)] = True
+        # the summit may lie across the border, so neighbours keep up
+        wider_left = split[1:] & (half[:-1] > 1.5 * half[1:])
+        wider_right = split[:-1] & (half[1:] > 1.5 * half[:-1])
+        split[:-1] |= wider_left
+        split[1:] |= wider_right
         magnitude = torch.maximum(panels.left.abs(), panels.right.abs())
         return split & (half > 8.0 * torch.finfo(torch.float64).eps * magnitude)
 
