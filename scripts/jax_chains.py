@@ -5,6 +5,7 @@ it, and :func:`jax.vmap` runs all lanes at once. A loop whose length differs fro
 then lasts as long as its longest.
 """
 
+# mypy: disable-error-code="import-not-found"
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -6,6 +6,7 @@
 Times compilation, warm-up and sampling apart, in float32. DRAWS.npy is ``(draws, chains, users, latent)``.
 """
 
+# mypy: disable-error-code="import-not-found"
 from __future__ import annotations
 
 import argparse

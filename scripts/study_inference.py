@@ -56,6 +56,8 @@ from recsys_vae.recommender import Recommender, load
 RANKING = ("ndcg@100", "recall@20")
 LIKELIHOOD = "log-likelihood"
 BASELINE = "encoder"
+# Holm multiplies the smallest p value, 1 / (1 + PERMUTATIONS), by a few hundred comparisons.
+PERMUTATIONS = 100_000
 # Diagnostic, its name in the table, and the bound within which a user can be believed: see recsys_vae.cli.posteriors.
 # A search has a tolerance of its own, and says itself whether it met it.
 BELIEF = (
@@ -139,7 +141,8 @@ def belief(diagnostics: Mapping[str, np.ndarray]) -> Record | None:
 def against(per_user: pd.DataFrame, baseline: pd.DataFrame, seed: int) -> Record:
     """Paired differences to the baseline on the same users, metric by metric."""
     same = baseline[baseline["user_id"].isin(per_user["user_id"])]
-    table = compare_runs({"baseline": same, "row": per_user}, seed=seed).set_index("metric")
+    runs = {"baseline": same, "row": per_user}
+    table = compare_runs(runs, permutations=PERMUTATIONS, seed=seed).set_index("metric")
     columns = ["difference", "stderr", "low", "high", "p_value"]
     return {str(metric): {key: float(values[key]) for key in columns} for metric, values in table.iterrows()}
 

@@ -68,7 +68,7 @@ class HMC(Kernel[GradientState]):
         target_acceptance: what warm-up steers to.
     """
 
-    n_leapfrog: float = 10.0
+    n_leapfrog: float | int = 10.0
     jitter: float = 0.5
     target_acceptance: float = 0.8
 
@@ -147,7 +147,7 @@ class ChEES(HMC):
         max_leapfrog: no trajectory is longer.
     """
 
-    n_leapfrog: float = 5.0
+    n_leapfrog: float | int = 5.0
     target_acceptance: float = 0.651
     max_leapfrog: int | None = 1000
 
