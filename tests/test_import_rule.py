@@ -18,7 +18,16 @@ ALLOWED = {
     "samplers": set(),
     "posterior": {"models", "samplers"},
     "exports": {"interactions"},
-    "cli": {"interactions", "models", "ranking", "evaluation", "training", "samplers", "posterior", "exports"},
+    "cli": {
+        "interactions",
+        "models",
+        "ranking",
+        "evaluation",
+        "training",
+        "samplers",
+        "posterior",
+        "exports",
+    },
 }
 LEAVES = {"errors", "atomic", "bundled"}
 

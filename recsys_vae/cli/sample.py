@@ -33,7 +33,8 @@ def run(config: DictConfig) -> None:
     set_threads(config.threads)
     if config.users not in ("test", "validation", "simulated"):
         raise UserError(f"users: expected test, validation or simulated, came {config.users!r}")
-    check_positive("n_users", config.n_users)
+    if config.n_users is not None:
+        check_positive("n_users", config.n_users)
     output = None if config.output is None else check_output(config.output, (".nc",))
     if config.resume and output is None:
         raise UserError("resume: expected output=FILE.nc, whose interrupted run it takes up, came none")
@@ -98,25 +99,26 @@ def run(config: DictConfig) -> None:
 
 def _histories(recommender: Recommender, config: DictConfig) -> tuple[np.ndarray, csr_array]:
     """Ids and histories of whom to sample."""
+    n_users = 100 if config.n_users is None else config.n_users
     assert recommender.run is not None
     if config.input is not None:
-        parts = list(read_histories(config.input, batch_size=config.n_users))[:1]
+        parts = list(read_histories(config.input, batch_size=n_users))[:1]
         return parts[0].user_ids, recommender.matrix_of(parts[0])
     part = "test" if config.users == "simulated" else config.users
     held_out = recommender.run.held_out(part)
     if held_out is None:
         raise UserError(f"run: {config.run} keeps no histories (save_histories=false); give input=FILE")
     if config.users != "simulated":
-        if config.n_users > held_out.n_users:
+        if n_users > held_out.n_users and config.n_users is not None:
             raise UserError(
                 f"n_users: expected at most {held_out.n_users}, the {part} users of the run, came {config.n_users}; "
                 "more can be had by users=simulated or input=FILE"
             )
-        return held_out.user_ids[: config.n_users], held_out.history[: config.n_users]
+        return held_out.user_ids[:n_users], held_out.history[:n_users]
     if not isinstance(recommender.model, MultVAE):
         raise UserError(f"users: simulated wants a VAE, came {type(recommender.model).__name__}")
-    lengths = np.resize(np.diff(held_out.history.indptr), config.n_users)
-    return np.arange(config.n_users), simulate_histories(recommender.model, lengths, config.seed)[1]
+    lengths = np.resize(np.diff(held_out.history.indptr), n_users)
+    return np.arange(n_users), simulate_histories(recommender.model, lengths, config.seed)[1]
 
 
 def _arrays(result: SampleResult) -> dict[str, np.ndarray]:

@@ -18,6 +18,7 @@ from recsys_vae.samplers.kernel import (
     LogDensity,
     StepInfo,
     Tuning,
+    check_acceptance,
     is_invalid,
     metropolis_accept,
     standard_normal_like,
@@ -169,9 +170,3 @@ class ChEES(HMC):
         speed = (end_offset * end.momentum).sum(dim=-1)
         slope = change * speed * tuning.step_size * n_steps
         return new, info._replace(length_slope=torch.where(info.divergent, 0.0, slope * info.acceptance))
-
-
-def check_acceptance(target_acceptance: float) -> None:
-    """Raise :class:`UserError` unless the target lies strictly between 0 and 1."""
-    if not 0.0 < target_acceptance < 1.0:
-        raise UserError(f"target_acceptance: expected a number in (0, 1), came {target_acceptance!r}")

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from recsys_vae.errors import UserError
+
 LogDensity = Callable[[Tensor], Tensor]
 
 
@@ -135,3 +137,9 @@ def metropolis_accept(
 def standard_normal_like(position: Tensor, generator: torch.Generator | None) -> Tensor:
     """Independent standard normal numbers of ``position``'s shape, type and device."""
     return torch.randn(position.shape, generator=generator, device=position.device, dtype=position.dtype)
+
+
+def check_acceptance(target_acceptance: float) -> None:
+    """Raise :class:`UserError` unless the target lies strictly between 0 and 1."""
+    if not 0.0 < target_acceptance < 1.0:
+        raise UserError(f"target_acceptance: expected a number in (0, 1), came {target_acceptance!r}")

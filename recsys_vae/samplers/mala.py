@@ -15,6 +15,7 @@ from recsys_vae.samplers.kernel import (
     LogDensity,
     StepInfo,
     Tuning,
+    check_acceptance,
     is_invalid,
     metropolis_accept,
     standard_normal_like,
@@ -32,6 +33,9 @@ class MALA(Kernel[GradientState]):
     """
 
     target_acceptance: float = 0.574
+
+    def __post_init__(self) -> None:
+        check_acceptance(self.target_acceptance)
 
     def init(self, position: Float[Tensor, "*chains latent"], log_density_fn: LogDensity) -> GradientState:
         """The state at ``position``."""

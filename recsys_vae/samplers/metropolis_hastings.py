@@ -12,13 +12,13 @@ from torch import Tensor
 from recsys_vae.errors import UserError
 from recsys_vae.samplers.arguments import Distribution
 from recsys_vae.samplers.chain_draws import draw_for_chains
-from recsys_vae.samplers.hmc import check_acceptance
 from recsys_vae.samplers.kernel import (
     ChainState,
     Kernel,
     LogDensity,
     StepInfo,
     Tuning,
+    check_acceptance,
     is_invalid,
     metropolis_accept,
     standard_normal_like,

@@ -14,6 +14,7 @@ from recsys_vae.samplers.kernel import (
     LogDensity,
     StepInfo,
     Tuning,
+    check_acceptance,
     is_invalid,
     metropolis_accept,
     standard_normal_like,
@@ -29,6 +30,9 @@ class RandomWalkMetropolis(Kernel[ChainState]):
     """
 
     target_acceptance: float = 0.234
+
+    def __post_init__(self) -> None:
+        check_acceptance(self.target_acceptance)
 
     def init(self, position: Float[Tensor, "*chains latent"], log_density_fn: LogDensity) -> ChainState:
         """The state at ``position``."""
