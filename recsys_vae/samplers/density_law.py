@@ -131,7 +131,7 @@ class DensityLaw:
             integrand = (panels.log_integrand - unit).exp()
             series = integrand @ _TRANSFORM
             mass = 2.0 * half * series[:, 0]
-            split = self._to_split(panels, series, half, mass, tolerance)
+            split = self._to_split(panels, integrand, series, half, tolerance * float(mass.sum()))
             if not split.any() or len(half) > _MAX_PANELS:
                 break
             panels = self._halved(panels, split)
@@ -141,9 +141,9 @@ class DensityLaw:
         self._cumulative = torch.cat([mass.new_zeros(1), mass.cumsum(dim=0)])
 
     def _to_split(
-        self, panels: _Panels, series: Tensor, half: Tensor, mass: Tensor, tolerance: float
+        self, panels: _Panels, integrand: Tensor, series: Tensor, half: Tensor, tolerance: float
     ) -> Tensor:
-        allowed = tolerance * mass.sum() + self._noise(panels) * mass
+        allowed = tolerance + self._noise(panels, integrand)
         split = half * series[:, -3:].abs().sum(dim=1) > allowed
         # a jump or kink between the outermost nodes of two panels shows in their series' values at the edge
         jump = (series[:-1].sum(dim=1) - (series[1:] * _SIGNS).sum(dim=1)).abs()
@@ -162,13 +162,17 @@ class DensityLaw:
         magnitude = torch.maximum(panels.left.abs(), panels.right.abs())
         return split & (half > 8.0 * torch.finfo(torch.float64).eps * magnitude)
 
-    def _noise(self, panels: _Panels) -> Tensor:
-        """Relative error of the integrand that no splitting removes: rounding of the log-density and of positions."""
-        least, greatest = panels.log_integrand.aminmax(dim=1)
-        left, right = self._line.position(panels.left), self._line.position(panels.right)
-        steepness = (greatest - least) * torch.maximum(left.abs(), right.abs()) / (right - left)
-        noise = 16.0 * torch.finfo(torch.float64).eps * (1.0 + greatest.abs() + steepness)
-        return noise.nan_to_num(nan=0.0, posinf=0.0)
+    def _noise(self, panels: _Panels, integrand: Float[Tensor, "panels nodes"]) -> Float[Tensor, " panels"]:
+        """Error of each panel's mass that no splitting removes: rounding of the log-density and of positions."""
+        x = self._line.position(_nodes(panels.left, panels.right))
+        between = (panels.log_integrand.diff(dim=1) / x.diff(dim=1)).abs().nan_to_num(nan=0.0, posinf=0.0)
+        # the gentler side: a steep one may lead to where there is no mass
+        slope = torch.minimum(
+            torch.cat([between[:, :1], between], dim=1), torch.cat([between, between[:, -1:]], dim=1)
+        )
+        relative = 1.0 + panels.log_integrand.abs() + slope * x.abs()
+        weighted = torch.where(integrand > 0.0, integrand * relative, 0.0)
+        return 16.0 * torch.finfo(torch.float64).eps * (panels.right - panels.left) * weighted.mean(dim=1)
 
     def _halved(self, panels: _Panels, split: Tensor) -> _Panels:
         left, right = panels.left[split], panels.right[split]
@@ -179,7 +183,7 @@ class DensityLaw:
         return _Panels(*(field[order] for field in merged))
 
     def _evaluated(self, left: Tensor, right: Tensor) -> _Panels:
-        nodes = 0.5 * (left + right).unsqueeze(1) + 0.5 * (right - left).unsqueeze(1) * _POINTS
+        nodes = _nodes(left, right)
         x = self._line.position(nodes).flatten()
         value = self._log_density_fn(x)
         if value.shape != x.shape:
@@ -204,6 +208,10 @@ class DensityLaw:
                     f"log_density_fn: expected a density that can be integrated, came a share of {part:.2g} beyond "
                     f"all bounds towards {end}"
                 )
+
+
+def _nodes(left: Float[Tensor, " panels"], right: Float[Tensor, " panels"]) -> Float[Tensor, "panels nodes"]:
+    return 0.5 * (left + right).unsqueeze(1) + 0.5 * (right - left).unsqueeze(1) * _POINTS
 
 
 def _solve(

@@ -130,6 +130,14 @@ def test_a_skewed_peak_beside_the_border_of_two_panels(nudge) -> None:
     assert mirrored.log_normaliser == pytest.approx(math.log(1 / steep + 1 / gentle), abs=1e-10)
 
 
+def test_a_density_that_all_but_vanishes_within_a_panel() -> None:
+    # a log-density of -1e300 beside the mass must not pass for rounding noise
+    law = DensityLaw(lambda x: -x - (-x).exp(), low=-700.0)
+    u = torch.linspace(0.001, 0.999, 999, dtype=float64)
+    assert np.abs(scipy.stats.gumbel_r().cdf(law.quantile(u).numpy()) - u.numpy()).max() < 1e-10
+    assert law.log_normaliser == pytest.approx(0.0, abs=1e-10)
+
+
 def test_two_narrow_peaks_far_apart() -> None:
     def log_density(x: torch.Tensor) -> torch.Tensor:
         left = math.log(0.3 / 0.01) - 0.5 * ((x + 1000) / 0.01) ** 2
