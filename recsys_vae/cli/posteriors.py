@@ -115,8 +115,9 @@ _BOUNDS = {
 def _judge(name: str, values: np.ndarray) -> tuple[str, float]:
     side, bound = _BOUNDS.get(name, (None, 0.0))
     if side is None:
-        falls = name in ("acceptance", "elbo", "elbo_gain")
+        falls = name in ("acceptance", "bfmi", "elbo", "elbo_gain")
         return "", float(np.nanmin(values) if falls else np.nanmax(values))
-    beyond = values > bound if side == "above" else values < bound
-    worst = np.nanmax(values) if side == "above" else np.nanmin(values)
+    # What is no number says nothing good of a user: it counts as beyond the bound, and as the worst.
+    beyond = ~(values <= bound) if side == "above" else ~(values >= bound)
+    worst = np.max(values) if side == "above" else np.min(values)
     return f"{int(beyond.sum())} of {len(values)} {side} {bound:g}", float(worst)

@@ -53,7 +53,8 @@ class FullGaussian:
     def draw(self, n_draws: int, generator: torch.Generator | None) -> Float[Tensor, "draws *batch latent"]:
         """Independent draws."""
         noise = _standard_normal(n_draws, self.mean, generator)
-        return self.mean + (self.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
+        # The draws are the columns of one product a member; a product a draw would copy the factor for each.
+        return self.mean + (self.scale_tril @ noise.movedim(0, -1)).movedim(-1, 0)
 
     def log_density(self, position: Float[Tensor, "*draws_batch latent"]) -> Float[Tensor, "*draws_batch"]:
         """Normalised, in nats."""

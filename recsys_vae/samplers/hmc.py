@@ -152,6 +152,11 @@ class ChEES(HMC):
     target_acceptance: float = 0.651
     max_leapfrog: int | None = 1000
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_leapfrog is not None and self.max_leapfrog < 1:
+            raise UserError(f"max_leapfrog: expected at least 1, came {self.max_leapfrog!r}")
+
     def step(
         self,
         state: GradientState,

@@ -21,6 +21,7 @@ import pytest
 import recsys_vae
 from recsys_vae.bundled import bundled_path
 from recsys_vae.cli.main import main
+from recsys_vae.cli.posteriors import _judge
 from recsys_vae.exports import read_vectors
 from recsys_vae.models import SparseRows
 from recsys_vae.posterior import MarkovChains, PosteriorMethod
@@ -629,3 +630,10 @@ def test_configurations_are_the_defaults_of_their_classes(name) -> None:
     }  # of maximum likelihood nobody wants part of the way
     if not isinstance(method, MarkovChains) or name == "hmc":
         assert method == type(method)()
+
+
+def test_a_diagnostic_that_is_no_number_counts_as_bad() -> None:
+    said, worst = _judge("r_hat", np.array([np.nan, 1.0, 1.2]))
+    assert said.startswith("2 of 3 above")
+    assert np.isnan(worst)
+    assert _judge("bfmi", np.array([0.1, 1.8])) == ("", 0.1)

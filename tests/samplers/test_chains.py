@@ -359,3 +359,9 @@ def test_a_mistake_is_named(name, options, message, monkeypatch) -> None:
     with pytest.raises(UserError, match=f"^{message}") as error:
         inspect.unwrap(sample)(KERNELS[name], **(given | options))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("bound", [0, -3])
+def test_a_bound_that_leaves_no_step_is_refused(bound) -> None:
+    with pytest.raises(UserError, match="max_leapfrog"):
+        chees(max_leapfrog=bound)
