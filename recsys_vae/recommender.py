@@ -57,7 +57,7 @@ class Recommender:
         """
         latent_model(self.model)
         if likelihood_power is None:
-            likelihood_power = 1.0 if self.run is None else trained_likelihood_power(self.run.config)
+            likelihood_power = 1.0 if self.run is None else trained_likelihood_power(self.run)
         self.inference = Inference(self.model, method, likelihood_power, seed=seed)
         return self
 

@@ -420,7 +420,7 @@ def main() -> int:
     quiet_lightning()
     recommender = recsys_vae.load(options.run)
     assert recommender.run is not None
-    power = options.likelihood_power or trained_likelihood_power(recommender.run.config)
+    power = options.likelihood_power or trained_likelihood_power(recommender.run)
     report: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": describe_machine(),

@@ -269,7 +269,7 @@ def study(recommender: Recommender, options: argparse.Namespace) -> Record:
     held_out = recommender.run.held_out(options.part)
     if held_out is None:
         raise UserError(f"run: {recommender.run.path} keeps no histories (save_histories=false)")
-    trained = trained_likelihood_power(recommender.run.config)
+    trained = trained_likelihood_power(recommender.run)
     records: list[Record] = []
     report: Record = {
         "machine": describe_machine(),

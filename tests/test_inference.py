@@ -14,6 +14,7 @@ from scipy.stats import chisquare
 
 from recsys_vae.catalogue import Catalogue
 from recsys_vae.errors import UserError
+from recsys_vae.exports import Run
 from recsys_vae.inference import Inference, simulate_histories, trained_likelihood_power
 from recsys_vae.models import EASE, MultDAE, SparseRows
 from recsys_vae.posterior import (
@@ -45,7 +46,7 @@ class Told(PosteriorMethod):
 
 def test_batches_are_the_methods_and_diagnostics_come_in_the_users_order() -> None:
     matrix = random_histories(10)
-    inference = Inference(random_vae(), Told(), seed=3)
+    inference = Inference(random_vae(), Told(), seed=3, remember=True)
     inference.score(matrix[:9])
     inference.vectors(matrix[9:])
     told = inference.diagnostics()
@@ -66,6 +67,27 @@ def test_seeds_follow_from_the_seed_and_the_batch() -> None:
 
     assert seeds(3) == seeds(3)
     assert not set(seeds(3)) & set(seeds(4))
+
+
+def test_what_was_asked_before_changes_nothing() -> None:
+    matrix = random_histories(10)
+    inference = Inference(random_vae(), Told(), seed=3)
+    inference.score(matrix[:4])
+    first = inference.diagnostics()
+    inference.vectors(matrix[4:])
+    assert inference.diagnostics()["length"].tolist() == np.diff(matrix.indptr)[4:].tolist()
+    inference.score(matrix[:4])
+    assert {name: list(values) for name, values in inference.diagnostics().items()} == {
+        name: list(values) for name, values in first.items()
+    }
+
+
+def test_nobody_to_infer() -> None:
+    inference = Inference(random_vae(), MarkovChains(draws=16, warmup=2))
+    nobody = random_histories(3)[:0]
+    assert inference.score(nobody).shape == (0, 30)
+    assert {name: v.shape for name, v in inference.vectors(nobody).items()} == {"mean": (0, 4), "std": (0, 4)}
+    assert recommender_of(random_vae()).infer_by(Mode()).score(nobody).shape == (0, 30)
 
 
 def test_same_seed_same_scores() -> None:
@@ -99,6 +121,9 @@ def test_the_predictive_is_averaged_or_plugged_in() -> None:
     with torch.no_grad():
         torch.testing.assert_close(plugged.scores, model.decode(whole.mean).log_softmax(dim=-1))
     assert plugged.standard_deviation is None
+    one = Inference(model, Told(), max_draws=1).predict(matrix)
+    with torch.no_grad():
+        torch.testing.assert_close(one.scores, model.decode(whole.mean - 1.0).log_softmax(dim=-1))
     assert not torch.allclose(plugged.scores, average.scores)
 
 
@@ -128,24 +153,41 @@ def test_what_cannot_be_inferred() -> None:
         Inference(random_vae(), Mode(), seed=-1)
 
 
+def run_of(tmp_path, config, metrics, epochs: str | None) -> Run:
+    files = {}
+    if epochs is not None:
+        (tmp_path / "history.csv").write_text(epochs)
+        files["history.csv"] = {}
+    return Run(tmp_path, {"files": files}, config, {}, metrics)
+
+
+SCHEDULED = {"trainer": {"kl_schedule": {"cap": 0.2, "epochs": 10}}}
+EPOCHS = "epoch,kl_weight\n0,0.1\n1,0.125\n2,0.2\n"
+
+
 @pytest.mark.parametrize(
-    ("config", "power"),
+    ("config", "metrics", "epochs", "power"),
     [
-        ({"trainer": {"kl_schedule": {"cap": 0.2, "n_steps": 10}}}, 5.0),
-        ({"trainer": {"kl_schedule": {"cap": 1}}}, 1.0),
-        ({"trainer": {"kl_schedule": {}}}, 1.0),
-        ({"trainer": {"max_epochs": 3}}, 1.0),
-        ({"trainer": None}, 1.0),
-        ({}, 1.0),
+        (SCHEDULED, {"best_epoch": 2}, EPOCHS, 5.0),
+        (SCHEDULED, {"best_epoch": 1}, EPOCHS, 8.0),  # the best came before the cap was reached
+        (SCHEDULED, {"best_epoch": 1}, None, 5.0),
+        (SCHEDULED, {"best_epoch": 1}, "epoch,loss\n0,1.0\n1,1.0\n", 5.0),
+        (SCHEDULED, {"best_epoch": 7}, EPOCHS, 5.0),
+        (SCHEDULED, {}, EPOCHS, 5.0),
+        ({"trainer": {"kl_schedule": {"cap": 1}}}, {}, None, 1.0),
+        ({"trainer": {"kl_schedule": {}}}, {}, None, 1.0),
+        ({"trainer": {"max_epochs": 3}}, {}, None, 1.0),
+        ({"trainer": None}, {}, None, 1.0),
+        ({}, {}, None, 1.0),
     ],
 )
-def test_the_power_that_a_run_was_trained_for(config, power) -> None:
-    assert trained_likelihood_power(config) == pytest.approx(power)
+def test_the_power_that_a_run_was_trained_for(tmp_path, config, metrics, epochs, power) -> None:
+    assert trained_likelihood_power(run_of(tmp_path, config, metrics, epochs)) == pytest.approx(power)
 
 
-def test_a_run_without_a_prior_has_no_power_of_its_own() -> None:
+def test_a_run_without_a_prior_has_no_power_of_its_own(tmp_path) -> None:
     with pytest.raises(UserError, match=r"likelihood_power: expected a number, .* KL weight of 0"):
-        trained_likelihood_power({"trainer": {"kl_schedule": {"cap": 0.0}}})
+        trained_likelihood_power(run_of(tmp_path, {"trainer": {"kl_schedule": {"cap": 0.0}}}, {}, None))
 
 
 def test_simulated_histories_have_the_lengths_and_the_law_that_were_asked_for() -> None:

@@ -79,6 +79,11 @@ def name_sampler(arguments: Sequence[str]) -> list[str]:
     return [re.sub(r"^sampler(?=[.=])", "posterior", argument) for argument in arguments]
 
 
+def say_sampler(error: UserError) -> UserError:
+    """The same mistake in the names of :func:`name_sampler`'s user."""
+    return UserError(re.sub(r"^posterior(?=[.:])", "sampler", str(error)))
+
+
 @functools.cache
 def config_defaults(verb: str, choices: tuple[str, ...] = ()) -> DictConfig:
     """The verb's options with their defaults, unresolved; ``choices`` such as ``model=ease`` change them."""

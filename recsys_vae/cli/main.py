@@ -65,14 +65,17 @@ def _run(verb: str, overrides: list[str]) -> int:
     if any(argument in ("--help", "-h") for argument in overrides):
         print(_verb_help(verb, [argument for argument in overrides if argument not in ("--help", "-h")]))
         return 0
-    from recsys_vae.cli.config import compose_config, name_runs, name_sampler
+    from recsys_vae.cli.config import compose_config, name_runs, name_sampler, say_sampler
 
     if verb == "compare":
         overrides = name_runs(overrides)
     elif verb == "sample":
         overrides = name_sampler(overrides)
-    config = compose_config(verb, overrides)
-    importlib.import_module(f"recsys_vae.cli.{verb}").run(config)
+    try:
+        config = compose_config(verb, overrides)
+        importlib.import_module(f"recsys_vae.cli.{verb}").run(config)
+    except UserError as error:
+        raise (say_sampler(error) if verb == "sample" else error) from error.__cause__
     return 0
 
 

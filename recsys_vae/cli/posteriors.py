@@ -16,7 +16,7 @@ from recsys_vae.errors import UserError
 from recsys_vae.inference import Inference, trained_likelihood_power
 from recsys_vae.posterior import Encoder, PosteriorMethod
 from recsys_vae.posterior.base import Progress as OnProgress
-from recsys_vae.posterior.checks import check_positive_number
+from recsys_vae.posterior.checks import check_at_least, check_positive_number
 from recsys_vae.posterior.density import latent_model
 from recsys_vae.recommender import Recommender
 
@@ -30,6 +30,7 @@ def build_method(config: DictConfig) -> PosteriorMethod:
         raise UserError(f"seed: expected a whole number from 0 to {2**32 - 1}, came {config.seed!r}")
     if config.get("predictive", "average") not in ("average", "plug_in"):
         raise UserError(f"predictive: expected average or plug_in, came {config.predictive!r}")
+    check_at_least("predictive_draws", config.get("predictive_draws", 1), 1)
     return method
 
 
@@ -48,7 +49,9 @@ def use_posterior(
         method,
         likelihood_power(recommender, config),
         predictive=config.get("predictive", "average"),
+        max_draws=config.get("predictive_draws", 200),
         seed=config.seed,
+        remember=True,
         progress=progress,
     )
     return recommender.inference
@@ -59,7 +62,7 @@ def likelihood_power(recommender: Recommender, config: DictConfig) -> float:
     if config.likelihood_power is not None:
         return float(config.likelihood_power)
     assert recommender.run is not None
-    return trained_likelihood_power(recommender.run.config)
+    return trained_likelihood_power(recommender.run)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from pathlib import Path
@@ -55,30 +56,41 @@ def run(config: DictConfig) -> None:
         "keep_draws": bool(config.keep_draws),
         **_flat(config.posterior),
     }
-    store = None if output is None else DrawsStore(output, settings, resume=config.resume)
     n_users = histories.shape[0]
     starts = range(0, n_users, method.batch_size)
     began = time.perf_counter()
     found: list[dict[str, np.ndarray]] = []
-    with progress_bar(n_users, method.batch_size) as progress:
-        for number, start in enumerate(starts):
-            batch = histories[start : start + method.batch_size]
-            seed = int(np.random.SeedSequence([config.seed, number]).generate_state(1)[0])
+    with contextlib.ExitStack() as stack:
+        store = None
+        if output is not None:
+            store = stack.enter_context(DrawsStore(output, settings, resume=config.resume))
+        with progress_bar(n_users, method.batch_size) as progress:
+            for number, start in enumerate(starts):
+                batch = histories[start : start + method.batch_size]
+                seed = int(np.random.SeedSequence([config.seed, number]).generate_state(1)[0])
 
-            def make(batch: csr_array = batch, seed: int = seed) -> dict[str, np.ndarray]:
-                result = method.run(
-                    recommender.model,
-                    batch,
-                    power,
-                    seed=seed,
-                    keep_draws=config.keep_draws,
-                    progress=progress,
-                )
-                return _arrays(result)
+                def make(batch: csr_array = batch, seed: int = seed) -> dict[str, np.ndarray]:
+                    result = method.run(
+                        recommender.model,
+                        batch,
+                        power,
+                        seed=seed,
+                        keep_draws=config.keep_draws,
+                        progress=progress,
+                    )
+                    return _arrays(result)
 
-            arrays = make() if store is None else store.batch(number, make)
-            found.append(_of_users(arrays))
-    seconds = time.perf_counter() - began
+                arrays = make() if store is None else store.batch(number, make)
+                found.append(_of_users(arrays))
+        seconds = time.perf_counter() - began
+        if store is not None:
+            attributes: dict[str, str | float] = {
+                "inference_library": "recsys_vae",
+                "kernel": type(method.kernel).__name__,
+                "likelihood_power": power,
+                "run": Path(config.run).name,
+            }
+            store.finalize(len(starts), user_ids, attributes)
     whose = config.users if config.input is None else "input"
     console.print(
         f"{n_users} {whose} users, {method.chains} chains, {-(-method.draws // method.chains)} draws each, "
@@ -86,14 +98,7 @@ def run(config: DictConfig) -> None:
     )
     diagnostics = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
     print_diagnostics(diagnostics, f"{type(method.kernel).__name__}, worst coordinate of each user")
-    if store is not None:
-        attributes: dict[str, str | float] = {
-            "inference_library": "recsys_vae",
-            "kernel": type(method.kernel).__name__,
-            "likelihood_power": power,
-            "run": Path(config.run).name,
-        }
-        store.finalize(len(starts), user_ids, attributes)
+    if output is not None:
         console.print(f"draws: {output}", markup=False)
 
 

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from recsys_vae.atomic import atomic_path, explain_full_disk
 from recsys_vae.errors import UserError
 from recsys_vae.exports.output_path import output_file
+from recsys_vae.interactions.file_lock import acquire_lock, release_lock
 
 # Name of an array of one batch -> the group of the file that it goes to, and its axes. ``user`` is among them.
 LAYOUT: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -42,6 +43,8 @@ Batch = Mapping[str, np.ndarray]
 class DrawsStore:
     """The finished batches of a sampling run, in ``OUTPUT.partial``, until they become one NetCDF file.
 
+    A context manager: until it is left, no other process can write there.
+
     Args:
         output: the file to be.
         settings: all that the draws depend on, in JSON types; a run that differs cannot be taken up.
@@ -53,34 +56,64 @@ class DrawsStore:
     def __init__(self, output: Path, settings: Mapping[str, Any], *, resume: bool = False) -> None:
         self.output = output
         self.folder = output.with_name(output.name + ".partial")
-        text = json.dumps(settings, sort_keys=True)
-        self._digest = hashlib.sha256(text.encode()).hexdigest()
+        try:
+            with explain_full_disk("output", self.folder):
+                self.folder.mkdir(exist_ok=True)
+                self._lock = acquire_lock(self.folder / ".lock")
+        except BlockingIOError as error:
+            raise UserError(f"output: {self.folder} is {error.strerror}") from error
+        except OSError as error:
+            raise UserError(f"output: {self.folder} cannot be written: {error.strerror}") from error
+        try:
+            self._begin(settings, resume)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, settings: Mapping[str, Any], resume: bool) -> None:
+        """Hold what the folder has against the settings; a run that finished no batch binds nobody."""
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         record = self.folder / "settings.json"
-        if self.folder.exists() and not resume:
+        if not self._batches():
+            if resume and not record.exists():
+                raise UserError(f"resume: nothing to resume, {self.folder} holds no interrupted run")
+            with explain_full_disk("output", self.folder), atomic_path(record) as temporary:
+                temporary.write_text(json.dumps({"sha256": digest, "settings": settings}, indent=1))
+            return
+        if not resume:
             raise UserError(
                 f"output: {self.folder} holds an interrupted run; carry it on with resume=true, or remove it"
             )
-        if not self.folder.exists():
-            if resume:
-                raise UserError(f"resume: nothing to resume, {self.folder} does not exist")
-            with explain_full_disk("output", self.folder):
-                self.folder.mkdir()
-                with atomic_path(record) as temporary:
-                    temporary.write_text(json.dumps({"sha256": self._digest, "settings": settings}, indent=1))
-        else:
-            try:
-                found = json.loads(record.read_text(encoding="utf-8"))
-                same = found["sha256"] == self._digest
-                before = found["settings"]
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise UserError(f"resume: {record} cannot be read: {error}") from error
-            if not same:
-                names = sorted({*settings, *before})
-                differing = [name for name in names if before.get(name) != settings.get(name)]
-                verb = "differs" if len(differing) == 1 else "differ"
-                raise UserError(
-                    f"resume: expected the settings of the interrupted run, {', '.join(differing)} {verb}"
-                )
+        try:
+            found = json.loads(record.read_text(encoding="utf-8"))
+            same = found["sha256"] == digest
+            before = found["settings"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"resume: {record} cannot be read: {error}") from error
+        if not same:
+            names = sorted({*settings, *before})
+            differing = [name for name in names if before.get(name) != settings.get(name)]
+            verb = "differs" if len(differing) == 1 else "differ"
+            raise UserError(
+                f"resume: expected the settings of the interrupted run, {', '.join(differing)} {verb}"
+            )
+
+    def _batches(self) -> list[Path]:
+        return sorted(self.folder.glob("batch-*.safetensors"))
+
+    def __enter__(self) -> DrawsStore:
+        """Hold the folder against other processes."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let it go, and remove it when it keeps no batch."""
+        self.close()
+
+    def close(self) -> None:
+        """Let the folder go, and remove it when it keeps no batch; a second call does nothing."""
+        if self.folder.is_dir() and not self._batches():
+            shutil.rmtree(self.folder)
+        release_lock(self._lock)
 
     def batch(self, number: int, make: Callable[[], Batch]) -> Batch:
         """The arrays of a batch: read when they were finished before, else made and kept.
@@ -109,6 +142,7 @@ class DrawsStore:
         with output_file(self.output) as temporary:
             write_netcdf(temporary, batches, user_ids, attributes)
         shutil.rmtree(self.folder)
+        self.close()
 
 
 def write_netcdf(

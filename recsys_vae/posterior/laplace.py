@@ -9,6 +9,7 @@ from jaxtyping import Float
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from recsys_vae.errors import UserError
 from recsys_vae.models import RecommenderModel
 from recsys_vae.posterior.base import InferredPosterior, PosteriorMethod, Progress
 from recsys_vae.posterior.checks import check_at_least
@@ -60,11 +61,21 @@ class Laplace(PosteriorMethod):
 
 @torch.no_grad()
 def laplace_gaussian(density: PosteriorDensity, mode: Float[Tensor, "users latent"]) -> FullGaussian:
-    """The Gaussian with mean ``mode`` and, there, the density's Fisher information as precision."""
+    """The Gaussian with mean ``mode`` and, there, the density's Fisher information as precision.
+
+    Raises :class:`UserError` where the information, times the power, is so large that rounding hides the prior.
+    """
     eye = torch.eye(mode.shape[-1], dtype=mode.dtype, device=mode.device)
     precision = eye + density.likelihood_power * density.likelihood.fisher_information(mode)
     # Rows and columns in reverse: precision = U U' with U upper, so that U^-T is the covariance's lower factor.
-    upper = torch.linalg.cholesky(precision.flip(-2, -1)).flip(-2, -1)
+    factor, failed = torch.linalg.cholesky_ex(precision.flip(-2, -1))
+    if bool(failed.any()) or not bool(factor.isfinite().all()):
+        n_failed = int((failed > 0).sum())
+        raise UserError(
+            f"likelihood_power: expected one for which the curvature at the mode can be factored, came "
+            f"{density.likelihood_power:g}, where {n_failed} of {len(mode)} users' cannot"
+        )
+    upper = factor.flip(-2, -1)
     scale_tril = torch.linalg.solve_triangular(upper, eye.expand_as(upper), upper=True).mT
     return FullGaussian(mode, scale_tril.contiguous())
 

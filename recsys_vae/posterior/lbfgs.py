@@ -56,7 +56,8 @@ def maximise(
         scale: guess of the target's standard deviation per coordinate, the first metric of the search.
         tolerance: in standard deviations.
         max_evaluations: of each problem.
-        max_norm: bound on the Euclidean length of a point; a problem that reaches it stops there.
+        max_norm: bound on the Euclidean length of a point; a problem that meets it while the gradient points further
+            out stops there.
     """
     n_problems = len(initial)
     length = initial.norm(dim=-1, keepdim=True)
@@ -99,7 +100,8 @@ def maximise(
         position[accepted], value[accepted] = trial[rises], new_value[rises]
         gradient[accepted] = new_gradient[rises]
         converged[accepted] = gradient[accepted].norm(dim=-1) <= tolerance
-        at_bound[accepted] = outside[rises] & ~converged[accepted]
+        outward = (gradient[accepted] * trial[rises]).sum(dim=-1) > 0.0
+        at_bound[accepted] = outside[rises] & outward & ~converged[accepted]
         direction[accepted] = memory.direction(accepted, gradient[accepted])
         step[accepted] = torch.where(
             memory.count[accepted] > 0, 1.0, 1.0 / gradient[accepted].norm(dim=-1).clamp(min=1.0)
@@ -120,12 +122,13 @@ def _rises(value: Tensor, gradient: Tensor, new_value: Tensor, new_gradient: Ten
 
     Near the maximum the rise drowns in the rounding of the values, but not the slopes: there the step counts when
     the slope along it has shrunk and the value has not fallen by more than rounding (Hager & Zhang 2005, eq. 4.1).
+    A step that was drawn back to the bound may lead downhill, where neither is asked for less than no fall.
     """
     slope = (gradient * moved).sum(dim=-1)
     new_slope = (new_gradient * moved).sum(dim=-1)
-    armijo = new_value >= value + _SUFFICIENT * slope
+    armijo = new_value >= value + _SUFFICIENT * slope.clamp(min=0.0)
     rounding = 16.0 * torch.finfo(value.dtype).eps * value.abs()
-    flat = (new_value >= value - rounding) & (new_slope.abs() <= 0.9 * slope.abs())
+    flat = (slope > 0.0) & (new_value >= value - rounding) & (new_slope.abs() <= 0.9 * slope.abs())
     finite = new_value.isfinite() & new_gradient.isfinite().all(dim=-1)
     return finite & (armijo | flat)
 

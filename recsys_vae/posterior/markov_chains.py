@@ -74,9 +74,9 @@ class MarkovChains(PosteriorMethod):
         """Run the chains and keep their draws."""
         result = self.run(model, histories, likelihood_power, seed=seed, progress=progress)
         assert result.draws is not None
-        return InferredPosterior(
-            result.mean, result.variance.sqrt(), result.draws.flatten(0, 1), None, user_diagnostics(result)
-        )
+        # Chain after chain: draws picked at even distances then come from all chains alike.
+        draws = result.draws.transpose(0, 1).flatten(0, 1)
+        return InferredPosterior(result.mean, result.variance.sqrt(), draws, None, user_diagnostics(result))
 
     def run(
         self,

@@ -58,6 +58,8 @@ class AnnealedDraws:
     def log_normaliser_error(self) -> Float[Tensor, "*batch"]:
         """Standard error of ``log_normaliser``, from the spread of the weights; NaN for a single chain."""
         weights = (self.log_weights - self.log_weights.amax(dim=0)).exp()
+        if len(weights) == 1:
+            return torch.full_like(weights[0], torch.nan)
         return weights.std(dim=0) / weights.mean(dim=0) / math.sqrt(len(weights))
 
 
@@ -138,7 +140,7 @@ def annealed_importance_reversed(
     """
     check_count("n_temperatures", n_temperatures)
     kernel = _default_kernel() if kernel is None else kernel
-    generator = generator_for(seed, generator, device_of(initial), "annealed_importance")
+    generator = generator_for(seed, generator, device_of(initial), "annealed_importance_reversed")
     steps = _pilot(log_density_fn, initial, n_temperatures, kernel, generator)
     path = _Path(log_density_fn, initial, exact_draws)
     if bool((path.target_value == -torch.inf).any()):
@@ -239,9 +241,9 @@ def _pilot(
     scale = initial.standard_deviation if isinstance(initial, DiagonalGaussian) else path.position.std(dim=0)
     size = torch.full_like(path.base_value[0], kernel.initial_step_size(path.position.shape[-1]))
     sizes = [size]
-    for number, beta in enumerate(schedule(n_temperatures).tolist()[1:], start=1):
-        steps = _Steps(torch.stack(sizes), scale, float(kernel.n_leapfrog))
-        info = path.move(beta, kernel, steps.at(number - 1, path.position), generator)
+    for beta in schedule(n_temperatures).tolist()[1:]:
+        tuning = Tuning(size.expand(path.position.shape[:-1]), scale, float(kernel.n_leapfrog))
+        info = path.move(beta, kernel, tuning, generator)
         error = info.acceptance.mean(dim=0) - kernel.target_acceptance
         size = size * (_PILOT_RATE * error).exp()
         sizes.append(size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import numbers
 
 import torch
 from jaxtyping import Bool, Float
@@ -35,9 +36,9 @@ def device_of(distribution: Distribution) -> torch.device:
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
-def check_count(name: str, value: int, at_least: int = 1) -> None:
+def check_count(name: str, value: object, at_least: int = 1) -> None:
     """Raise :class:`UserError` unless ``value`` is a whole number of at least ``at_least``."""
-    if isinstance(value, bool) or value < at_least:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < at_least:
         raise UserError(f"{name}: expected a whole number of at least {at_least}, came {value!r}")
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from recsys_vae.errors import UserError
 from recsys_vae.samplers import diagnostics as diagnose
 from recsys_vae.samplers.adaptation import WarmUp
+from recsys_vae.samplers.arguments import check_count
 from recsys_vae.samplers.kernel import Kernel, LogDensity, StepInfo, Tuning, is_invalid
 from recsys_vae.samplers.moments import RunningMoments
 
@@ -119,11 +120,11 @@ def sample(
     step size or scale that is not positive, fewer than 4 draws. Later in a chain such a density is a rejected
     move, counted in ``diagnostics.invalid``.
     """
-    _check(initial, n_draws, n_warmup, thin, step_size, scale)
+    _check(initial, n_draws, n_warmup, thin, seed, step_size, scale, tuning)
     generator = torch.Generator(device=initial.device).manual_seed(seed)
     with torch.no_grad():
         state = kernel.init(initial.detach().clone(), log_density_fn)
-        _check_start(state.log_density, initial)
+        _check_start(state, initial)
         if tuning is None:
             tuning = kernel.default_tuning(initial, step_size)
             if scale is not None:
@@ -207,7 +208,14 @@ class _Record:
 
 
 def _check(
-    initial: Tensor, n_draws: int, n_warmup: int, thin: int, step_size: float | None, scale: Tensor | None
+    initial: Tensor,
+    n_draws: object,
+    n_warmup: object,
+    thin: object,
+    seed: object,
+    step_size: float | None,
+    scale: Tensor | None,
+    tuning: Tuning | None,
 ) -> None:
     if initial.ndim < 2 or initial.numel() == 0 or not initial.is_floating_point():
         raise UserError(
@@ -217,23 +225,36 @@ def _check(
     if not initial.isfinite().all():
         raise UserError("initial: expected finite positions, came NaN or infinity")
     diagnose.check_enough_draws(n_draws)
-    for name, value, least in (("n_warmup", n_warmup, 0), ("thin", thin, 1)):
-        if value < least:
-            raise UserError(f"{name}: expected a whole number of at least {least}, came {value}")
+    check_count("n_warmup", n_warmup, 0)
+    check_count("thin", thin)
+    check_count("seed", seed, 0)
     if step_size is not None and not 0.0 < step_size < float("inf"):
         raise UserError(f"step_size: expected a positive number, came {step_size!r}")
     if scale is not None:
-        trailing = initial.shape[initial.ndim - scale.ndim :]
-        fits = all(size in (1, wanted) for size, wanted in zip(scale.shape, trailing, strict=False))
-        if not fits or not 1 <= scale.ndim <= initial.ndim or scale.shape[-1] != initial.shape[-1]:
+        _check_scale("scale", scale, initial)
+    if tuning is not None:
+        if tuning.step_size.shape != initial.shape[:-1]:
             raise UserError(
-                f"scale: expected a shape that fits {tuple(initial.shape)}, came {tuple(scale.shape)}"
+                f"tuning: expected step sizes {tuple(initial.shape[:-1])}, came {tuple(tuning.step_size.shape)}"
             )
-        if not bool(((scale > 0) & scale.isfinite()).all()):
-            raise UserError("scale: expected positive numbers, came some that are not")
+        if not bool(((tuning.step_size > 0) & tuning.step_size.isfinite()).all()):
+            raise UserError("tuning: expected positive step sizes, came some that are not")
+        _check_scale("tuning.scale", tuning.scale, initial)
 
 
-def _check_start(log_density: Tensor, initial: Tensor) -> None:
+def _check_scale(name: str, scale: Tensor, initial: Tensor) -> None:
+    trailing = initial.shape[initial.ndim - scale.ndim :]
+    fits = all(size in (1, wanted) for size, wanted in zip(scale.shape, trailing, strict=False))
+    if not fits or not 1 <= scale.ndim <= initial.ndim or scale.shape[-1] != initial.shape[-1]:
+        raise UserError(
+            f"{name}: expected a shape that fits {tuple(initial.shape)}, came {tuple(scale.shape)}"
+        )
+    if not bool(((scale > 0) & scale.isfinite()).all()):
+        raise UserError(f"{name}: expected positive numbers, came some that are not")
+
+
+def _check_start(state: Any, initial: Tensor) -> None:
+    log_density = state.log_density
     if log_density.shape != initial.shape[:-1]:
         raise UserError(
             f"log_density_fn: expected a shape {tuple(initial.shape[:-1])} for positions {tuple(initial.shape)}, "
@@ -245,4 +266,11 @@ def _check_start(log_density: Tensor, initial: Tensor) -> None:
         raise UserError(
             f"log_density_fn: expected finite numbers at the initial positions, came {float(log_density[where])} "
             f"at chain {where} ({int(bad.sum())} in all)"
+        )
+    gradient = getattr(getattr(state, "latest", state), "gradient", None)
+    if gradient is not None and not bool(gradient.isfinite().all()):
+        n_bad = int((~gradient.isfinite()).any(dim=-1).sum())
+        raise UserError(
+            f"log_density_fn: expected finite gradients at the initial positions, came NaN or infinity at {n_bad} of "
+            f"{log_density.numel()}"
         )

@@ -16,12 +16,15 @@ from recsys_vae.samplers.kernel import ChainState, GradientState, Kernel, LogDen
 
 
 class CombinedState(NamedTuple):
-    """Where the chains stand, the state of the kernel that moved last, and the kind of state that each kernel takes."""
+    """Where the chains stand, the state of the kernel that moved last, and the kind of state that each kernel takes.
+
+    A kernel that is itself a combination takes the kinds of its own kernels; ``latest`` is of none such.
+    """
 
     position: Float[Tensor, "*chains latent"]
     log_density: Float[Tensor, "*chains"]
     latest: Any
-    kinds: tuple[type, ...]
+    kinds: tuple[Any, ...]
 
 
 class _Combination(Kernel[Any]):
@@ -46,8 +49,9 @@ class _Combination(Kernel[Any]):
         """The state at ``position``; every kernel evaluates its own."""
         states = [kernel.init(position, log_density_fn) for kernel in self.kernels]
         # The state that says most can be turned into any other.
-        latest = max(states, key=lambda state: isinstance(state, GradientState))
-        return CombinedState(position, latest.log_density, latest, tuple(type(state) for state in states))
+        latest = max(map(_innermost, states), key=lambda state: isinstance(state, GradientState))
+        kinds = tuple(state.kinds if isinstance(state, CombinedState) else type(state) for state in states)
+        return CombinedState(position, latest.log_density, latest, kinds)
 
     def _step_of(
         self,
@@ -67,12 +71,18 @@ class _Combination(Kernel[Any]):
             excess = torch.zeros_like(info.acceptance)
         else:
             excess = (info.acceptance if info.steering is None else info.steering) - kernel.target_acceptance
-        new = CombinedState(after.position, after.log_density, after, state.kinds)
+        new = CombinedState(after.position, after.log_density, _innermost(after), state.kinds)
         return new, info._replace(length_slope=None, steering=excess)
 
 
-def state_for(kernel: Kernel[Any], kind: type, latest: Any, log_density_fn: LogDensity) -> Any:
+def _innermost(state: Any) -> Any:
+    return state.latest if isinstance(state, CombinedState) else state
+
+
+def state_for(kernel: Kernel[Any], kind: Any, latest: Any, log_density_fn: LogDensity) -> Any:
     """``latest`` as the ``kind`` of state that ``kernel`` takes: evaluated anew only where something is missing."""
+    if isinstance(kind, tuple):
+        return CombinedState(latest.position, latest.log_density, latest, kind)
     if type(latest) is kind:
         return latest
     if kind is ChainState:

@@ -8,6 +8,7 @@ one in Python, 5 ms each; a thousand users with 200 coordinates have 200,000. He
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable
 
 import torch
@@ -56,10 +57,10 @@ def bfmi(energy: Float[Tensor, " draws *chains"]) -> Float[Tensor, "*chains"]:
     return centred.diff(dim=0).square().sum(dim=0) / centred.square().sum(dim=0)
 
 
-def check_enough_draws(n_draws: int) -> None:
+def check_enough_draws(n_draws: object) -> None:
     """Raise :class:`UserError` when diagnostics would be meaningless."""
-    if n_draws < MIN_DRAWS:
-        raise UserError(f"n_draws: diagnostics expect at least {MIN_DRAWS} draws, came {n_draws}")
+    if isinstance(n_draws, bool) or not isinstance(n_draws, numbers.Integral) or int(n_draws) < MIN_DRAWS:
+        raise UserError(f"n_draws: diagnostics expect at least {MIN_DRAWS} draws, came {n_draws!r}")
 
 
 def _in_blocks(draws: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:

@@ -6,6 +6,7 @@ import math
 
 import torch
 from jaxtyping import Float
+from scipy.stats import chi2
 from torch import Tensor
 
 
@@ -67,13 +68,23 @@ class RunningMoments:
         return ((n - 1) / n + between / within).sqrt()
 
     def effective_sample_size(self) -> Float[Tensor, "*targets latent"]:
-        """Over all chains, by batch means (Jones et al. 2006): total draws times variance over that of batch means."""
+        """Over all chains: the variance of the draws over that of their mean.
+
+        The latter is had from the spread of means over batches within each chain (Jones et al. 2006), or from that of
+        the chains' means where it says more than chance explains (in 1 of 20 cases): chains that have not met count
+        as a few draws, however well each mixes where it is.
+        """
         assert self._batch_means is not None
-        pooled = self.variance()
         n_batches, length = self._batch_means.count, self._batch_length
-        within = self._batch_means.squares.sum(dim=0) / ((n_batches - 1) * len(self._batch_means.mean))
-        total = self.n_draws * len(self._batch_means.mean)
-        return (total * pooled / (length * within)).clamp(max=total * math.log10(total))
+        n_chains = len(self._batch_means.mean)
+        total = self.n_draws * n_chains
+        within = self._batch_means.squares.sum(dim=0) / ((n_batches - 1) * n_chains)
+        variance_of_mean = length * within / total
+        if n_chains > 1:
+            by_chance = float(chi2.ppf(0.95, n_chains - 1)) / (n_chains - 1)
+            between = self._chain_means().var(dim=0) / n_chains
+            variance_of_mean = torch.maximum(variance_of_mean, between / by_chance)
+        return (self.variance() / variance_of_mean).clamp(max=total * math.log10(total))
 
     def _chain_means(self) -> Tensor:
         first, second = self._halves

@@ -51,7 +51,7 @@ def trained(folder: Path, name: str, *settings: str) -> str:
 def runs(tmp_path_factory) -> Path:
     """Of a VAE, whose posterior is not known, and of the models that this is compared with."""
     folder = tmp_path_factory.mktemp("runs")
-    trained(folder, "vae", *VAE, "trainer.kl_schedule.cap=0.5")
+    trained(folder, "vae", *VAE, "trainer.kl_schedule.cap=0.5", "trainer.kl_schedule.epochs=0.0")
     trained(folder, "dae", "model=mult_dae", *VAE[:4])
     trained(folder, "ease", "model=ease")
     trained(folder, "ppca", "model=ppca", "model.latent_dim=5")
@@ -502,7 +502,11 @@ def test_settings_that_cannot_be(refused, runs, settings, said) -> None:
 def test_every_verb_refuses_them(refused, runs, verb) -> None:
     for settings, said in (
         (["likelihood_power=-1"], "likelihood_power: expected a positive number, came -1"),
-        (["posterior=hmc", "posterior.draws=2"], "posterior.draws: expected a whole number of at least 16"),
+        (
+            ["posterior=hmc", "posterior.draws=2"],
+            ("sampler" if verb == "sample" else "posterior")
+            + ".draws: expected a whole number of at least 16",
+        ),
         (["posterior=hmc", "posterior.kernel.n_leapfrog=0.0"], "n_leapfrog: expected"),
         (["seed=-1"], "seed: expected a whole number from 0"),
     ):
@@ -541,10 +545,11 @@ def test_what_evaluate_refuses(refused, runs, settings, said) -> None:
         (["resume=true"], "resume: expected output=FILE.nc, whose interrupted run it takes up, came none"),
         (
             ["resume=true", "output=x.nc", "n_users=5"],
-            "resume: nothing to resume, x.nc.partial does not exist",
+            "resume: nothing to resume, x.nc.partial holds no interrupted run",
         ),
         (["input=none.csv"], "input: expected a file of histories, none.csv does not exist"),
-        (["sampler=hmc", "posterior=hmc"], "posterior: expected once, came twice"),
+        (["sampler=hmc", "posterior=hmc"], "sampler: expected once, came twice"),
+        (["sampler=hmmc"], "sampler: came 'hmmc'"),
     ],
 )
 def test_what_sample_refuses(refused, runs, settings, said) -> None:
@@ -566,7 +571,7 @@ def test_a_model_without_a_posterior(refused, runs, model, name) -> None:
 def test_a_model_without_a_posterior_has_no_likelihood_and_nothing_to_sample(refused, runs) -> None:
     for model in ("ease", "dae"):
         refused(
-            ["sample", f"run={runs / model}", "output=x.nc"], "posterior: expected a model with a posterior"
+            ["sample", f"run={runs / model}", "output=x.nc"], "sampler: expected a model with a posterior"
         )
         refused(
             ["evaluate", f"run={runs / model}", "posterior=encoder", "posterior.draws=9", METRICS],

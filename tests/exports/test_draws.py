@@ -66,23 +66,22 @@ def make(number: int, made: list[int]) -> Callable[[], dict[str, np.ndarray]]:
 def run(output: Path, *, resume: bool = False, ids: np.ndarray = IDS) -> list[int]:
     """Make every batch, and the file; returns the batches that were made."""
     made: list[int] = []
-    store = store_of(output, resume=resume)
-    for number in range(3):
-        store.batch(number, make(number, made))
-    store.finalize(3, ids, ATTRIBUTES)
+    with store_of(output, resume=resume) as store:
+        for number in range(3):
+            store.batch(number, make(number, made))
+        store.finalize(3, ids, ATTRIBUTES)
     return made
 
 
 def interrupt(output: Path, at: int, error: BaseException) -> None:
-    store = store_of(output)
-
     def fail() -> dict[str, np.ndarray]:
         raise error
 
-    for number in range(at):
-        store.batch(number, make(number, []))
-    with pytest.raises(type(error)):
-        store.batch(at, fail)
+    with store_of(output) as store:
+        for number in range(at):
+            store.batch(number, make(number, []))
+        with pytest.raises(type(error)):
+            store.batch(at, fail)
 
 
 @pytest.mark.parametrize("ids", [IDS, NAMES, IDS.astype(np.int32)], ids=["int64", "text", "int32"])
@@ -133,11 +132,11 @@ def test_without_draws_there_are_only_statistics(tmp_path) -> None:
 def test_another_number_of_users_is_an_error_and_leaves_the_old_file(tmp_path, n_users) -> None:
     path = tmp_path / "draws.nc"
     path.write_bytes(b"old")
-    store = store_of(path)
-    for number in range(3):
-        store.batch(number, make(number, []))
-    with pytest.raises((ValueError, TypeError, IndexError)):
-        store.finalize(3, np.arange(n_users), ATTRIBUTES)
+    with store_of(path) as store:
+        for number in range(3):
+            store.batch(number, make(number, []))
+        with pytest.raises((ValueError, TypeError, IndexError)):
+            store.finalize(3, np.arange(n_users), ATTRIBUTES)
     assert path.read_bytes() == b"old"
     assert store.folder.is_dir()
 
@@ -155,9 +154,10 @@ def test_an_interrupted_run_keeps_what_is_finished_and_ends_the_same(tmp_path, e
 
 
 def test_a_batch_reads_as_it_was_made(tmp_path) -> None:
-    store = store_of(tmp_path / "a.nc")
-    first = store.batch(0, lambda: {name: np.asfortranarray(v) for name, v in arrays_of(0).items()})
-    again = store_of(tmp_path / "a.nc", resume=True).batch(0, lambda: pytest.fail("made again"))
+    with store_of(tmp_path / "a.nc") as store:
+        first = store.batch(0, lambda: {name: np.asfortranarray(v) for name, v in arrays_of(0).items()})
+    with store_of(tmp_path / "a.nc", resume=True) as store:
+        again = store.batch(0, lambda: pytest.fail("made again"))
     for name, values in arrays_of(0).items():
         np.testing.assert_array_equal(first[name], values)
         np.testing.assert_array_equal(again[name], values)
@@ -198,7 +198,7 @@ def test_a_setting_that_is_gone_is_named(tmp_path) -> None:
 
 
 def test_nothing_to_resume_and_something_in_the_way(tmp_path) -> None:
-    with pytest.raises(UserError, match=r"^resume: nothing to resume, .*a\.nc\.partial does not exist"):
+    with pytest.raises(UserError, match=r"^resume: nothing to resume, .*a\.nc\.partial holds no interrupted"):
         store_of(tmp_path / "a.nc", resume=True)
     assert list(tmp_path.iterdir()) == []
     interrupt(tmp_path / "a.nc", 1, KeyboardInterrupt())
@@ -216,24 +216,49 @@ def test_an_unreadable_record_of_the_settings(tmp_path, content) -> None:
 
 
 def test_the_settings_can_be_read_by_people(tmp_path) -> None:
-    store_of(tmp_path / "a.nc")
-    assert json.loads((tmp_path / "a.nc.partial" / "settings.json").read_text())["settings"] == SETTINGS
+    with store_of(tmp_path / "a.nc"):
+        record = json.loads((tmp_path / "a.nc.partial" / "settings.json").read_text())
+    assert record["settings"] == SETTINGS
+
+
+def test_a_run_that_drew_nothing_binds_nobody(tmp_path) -> None:
+    """Such as one whose settings no batch can be drawn with: the command is corrected and given again."""
+    interrupt(tmp_path / "a.nc", 0, RuntimeError("no such posterior"))
+    assert list(tmp_path.iterdir()) == []
+    # Killed, it could not clean up: neither another setting nor resume=true is refused.
+    for resume in (False, True):
+        (tmp_path / "a.nc.partial").mkdir()
+        (tmp_path / "a.nc.partial" / "settings.json").write_text("{}")
+        with store_of(tmp_path / "a.nc", seed=7, resume=resume):
+            pass
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_do_not_write_one_file(tmp_path) -> None:
+    with store_of(tmp_path / "a.nc") as store:
+        store.batch(0, make(0, []))
+        for resume in (False, True):
+            with pytest.raises(UserError, match=r"^output: .*a\.nc\.partial is held by another process"):
+                store_of(tmp_path / "a.nc", resume=resume)
+    (tmp_path / "b.nc.partial").write_text("in the way")
+    with pytest.raises(UserError, match=r"^output: .*b\.nc\.partial cannot be written"):
+        store_of(tmp_path / "b.nc")
 
 
 def test_an_old_file_is_replaced_when_the_new_one_is_whole(tmp_path, monkeypatch) -> None:
     path = tmp_path / "a.nc"
     path.write_bytes(b"old")
-    store = store_of(path)
-    for number in range(3):
-        store.batch(number, make(number, []))
-    assert path.read_bytes() == b"old"
 
     def full_disk(*arguments: object) -> Iterator[None]:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(draws, "write_netcdf", full_disk)
-    with pytest.raises(UserError, match=r"^output: no space left on the device while writing .*a\.nc$"):
-        store.finalize(3, IDS, ATTRIBUTES)
+    with store_of(path) as store:
+        for number in range(3):
+            store.batch(number, make(number, []))
+        assert path.read_bytes() == b"old"
+        monkeypatch.setattr(draws, "write_netcdf", full_disk)
+        with pytest.raises(UserError, match=r"^output: no space left on the device while writing .*a\.nc$"):
+            store.finalize(3, IDS, ATTRIBUTES)
     assert path.read_bytes() == b"old"
     monkeypatch.undo()
     assert run(path, resume=True) == []
@@ -242,15 +267,18 @@ def test_an_old_file_is_replaced_when_the_new_one_is_whole(tmp_path, monkeypatch
 
 
 def test_a_full_disk_while_a_batch_is_kept(tmp_path, monkeypatch) -> None:
-    store = store_of(tmp_path / "a.nc")
-    store.batch(0, make(0, []))
-
     def full_disk(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(draws, "save_file", full_disk)
-    with pytest.raises(UserError, match=r"^output: no space left on the device"):
-        store.batch(1, make(1, []))
+    with store_of(tmp_path / "a.nc") as store:
+        store.batch(0, make(0, []))
+        monkeypatch.setattr(draws, "save_file", full_disk)
+        with pytest.raises(UserError, match=r"^output: no space left on the device"):
+            store.batch(1, make(1, []))
     monkeypatch.undo()
-    assert {path.name for path in store.folder.iterdir()} == {"settings.json", "batch-000000.safetensors"}
+    assert {path.name for path in store.folder.iterdir()} == {
+        ".lock",
+        "settings.json",
+        "batch-000000.safetensors",
+    }
     assert run(tmp_path / "a.nc", resume=True) == [1, 2]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from made_up_histories import random_histories
 from made_up_models import grouped_histories, latent_points, ppca, random_vae, trained_vae
+from scipy.sparse import csr_array
 
-from recsys_vae.models import PPCA, SparseRows
+from recsys_vae.errors import UserError
+from recsys_vae.models import PPCA, MultVAE, SparseRows
 from recsys_vae.posterior import Laplace, Mode, PosteriorDensity
 from recsys_vae.posterior.laplace import WhitenedDensity, laplace_gaussian
 
@@ -64,6 +67,15 @@ def test_of_a_vae_its_precision_is_prior_plus_fisher_information() -> None:
     assert torch.equal(inferred.mean, mode)
     torch.testing.assert_close(inferred.standard_deviation, deviation, rtol=1e-4, atol=1e-5)
     assert "gradient_norm" in inferred.diagnostics
+
+
+def test_a_power_that_drowns_the_prior_is_refused() -> None:
+    """Fewer items than coordinates of z: of some directions only the prior speaks, and rounding must not hide it."""
+    torch.manual_seed(1)
+    model = MultVAE(3, latent_dim=8, hidden_dims=[]).eval()
+    matrix = csr_array(np.ones((4, 3), dtype=np.float32))
+    with pytest.raises(UserError, match=r"^likelihood_power: .* came 1e\+12, where \d of 4 users' cannot"):
+        laplace_gaussian(PosteriorDensity(model.likelihood(rows_of(matrix)), 1e12), torch.randn(4, 8))
 
 
 def test_without_items_it_is_the_prior() -> None:

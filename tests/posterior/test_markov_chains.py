@@ -90,7 +90,7 @@ def test_what_infer_returns_is_what_run_reports() -> None:
     method = MarkovChains(draws=18, chains=4, warmup=20)  # 5 of each chain: rounded up
     result, inferred = method.run(model, matrix, seed=5), method.infer(model, matrix, seed=5)
     assert inferred.draws.shape == (20, 3, 20)
-    assert torch.equal(inferred.draws, result.draws.flatten(0, 1))
+    assert torch.equal(inferred.draws, torch.cat([result.draws[:, chain] for chain in range(4)]))
     assert torch.equal(inferred.mean, result.mean)
     torch.testing.assert_close(inferred.standard_deviation, inferred.draws.std(dim=0))
     assert inferred.log_weights is None

@@ -194,6 +194,24 @@ def test_maximum_likelihood_under_tanh_layers_ends_too(hidden_dims) -> None:
     assert (density(inferred.mean) >= density(model.posterior(matrix).mean)).all()
 
 
+def test_the_bound_is_left_again_where_the_way_up_leads_inward() -> None:
+    """A first step of one guessed deviation, a hundred times too long, lands on the bound, behind the maximum."""
+    centre = torch.tensor([[0.5, 0.0], [0.0, -0.9], [3.0, 0.0]], dtype=torch.float64)
+
+    def paraboloid(position: torch.Tensor, problems: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        shift = position - centre[problems]
+        return -shift.square().sum(dim=-1), -2.0 * shift
+
+    start = torch.zeros(3, 2, dtype=torch.float64)
+    found = maximise(
+        paraboloid, start, torch.full_like(start, 100.0), tolerance=1e-6, max_evaluations=200, max_norm=1.0
+    )
+    assert found.at_bound.tolist() == [False, False, True]
+    assert found.converged.tolist() == [True, True, False]
+    inside = torch.tensor([[0.5, 0.0], [0.0, -0.9], [1.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(found.position, inside, rtol=0, atol=1e-6)
+
+
 def test_a_start_outside_the_bound_is_brought_back() -> None:
     matrix = grouped_histories(10, seed=1)
     start = trained_vae().posterior(matrix).mean.norm(dim=-1)

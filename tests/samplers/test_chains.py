@@ -17,6 +17,7 @@ from recsys_vae.samplers import (
     HMC,
     IndependenceProposal,
     Kernel,
+    Tuning,
     chees,
     cycle,
     density,
@@ -176,6 +177,19 @@ def test_a_bad_mixture_of_chains_is_seen_with_and_without_draws() -> None:
     for keep in (True, False):
         result = sample(mala(), modes, start, n_draws=100, n_warmup=20, keep_draws=keep, adapt_scale=False)
         assert result.diagnostics.summary()["max_r_hat"] > 1.5
+        # However well each mixes where it is, together they are worth about as many draws as there are chains.
+        assert result.diagnostics.summary()["min_ess_bulk"] < 12.0
+
+
+def test_a_start_without_a_slope_is_refused() -> None:
+    def no_slope(position: Tensor) -> Tensor:
+        return -position.abs().sum(dim=-1).sqrt()
+
+    start = torch.tensor([[1.0, 2.0], [0.0, 0.0], [0.0, 1.0]])
+    for kernel in (hmc(), mala(), cycle([random_walk_metropolis(), hmc()])):
+        with pytest.raises(UserError, match=r"log_density_fn: expected finite gradients .* at 1 of 3"):
+            sample(kernel, no_slope, start, n_draws=5, n_warmup=2)
+    sample(random_walk_metropolis(), no_slope, start, n_draws=5, n_warmup=2)
 
 
 def test_thinning_keeps_every_third() -> None:
@@ -328,6 +342,18 @@ def half_invalid(value: float) -> Any:
         ({"n_draws": 0}, "n_draws: .* at least 4"),
         ({"n_warmup": -1}, "n_warmup: expected .* at least 0"),
         ({"thin": 0}, "thin: expected .* at least 1"),
+        ({"n_draws": 10.0}, r"n_draws: .* at least 4 draws, came 10\.0"),
+        ({"n_warmup": 2.0}, r"n_warmup: expected a whole number .* came 2\.0"),
+        ({"thin": 1.5}, r"thin: expected a whole number .* came 1\.5"),
+        ({"seed": 0.5}, r"seed: expected a whole number .* came 0\.5"),
+        ({"seed": -1}, "seed: expected a whole number .* came -1"),
+        (
+            {"tuning": Tuning(torch.ones(2), torch.ones(2))},
+            r"tuning: expected step sizes \(3,\), came \(2,\)",
+        ),
+        ({"tuning": Tuning(torch.zeros(3), torch.ones(2))}, "tuning: expected positive step sizes"),
+        ({"tuning": Tuning(torch.ones(3), torch.ones(3))}, r"tuning\.scale: expected a shape"),
+        ({"tuning": Tuning(torch.ones(3), -torch.ones(2))}, r"tuning\.scale: expected positive"),
         ({"step_size": 0.0}, "step_size: expected a positive"),
         ({"step_size": -1.0}, "step_size: expected a positive"),
         ({"step_size": math.nan}, "step_size: expected a positive"),

@@ -147,6 +147,18 @@ class TestCycle(KernelContract):
         return cycle([random_walk_metropolis(), mala(), elliptical_slice(), hmc(n_leapfrog=2.0)])
 
 
+class TestNestedCombination(KernelContract):
+    """Combinations of combinations, of all kinds of states."""
+
+    reversible = False
+    step_size = 0.5
+    thin = 12
+
+    def kernel(self) -> Kernel[Any]:
+        inner = mixture([random_walk_metropolis(), mala()])
+        return cycle([inner, elliptical_slice(), mixture([cycle([hmc(n_leapfrog=2.0), inner]), mala()])])
+
+
 class TestMixture(KernelContract):
     step_size = 0.5
     thin = 30

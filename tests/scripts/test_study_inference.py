@@ -195,7 +195,12 @@ def _run(study, monkeypatch, *arguments: str) -> int:
 @pytest.fixture(scope="module", params=["mult_vae", "ppca"])
 def run(tmp_path_factory, request) -> Path:
     folder = tmp_path_factory.mktemp("study") / request.param
-    settings = [*SMALL, "trainer.kl_schedule.cap=0.5", "trainer.monitor=ndcg@10"]
+    settings = [
+        *SMALL,
+        "trainer.kl_schedule.cap=0.5",
+        "trainer.kl_schedule.epochs=0.0",
+        "trainer.monitor=ndcg@10",
+    ]
     settings = settings if request.param == "mult_vae" else ["model=ppca", "model.latent_dim=4"]
     metrics = "evaluation.metrics=[ndcg@10]"
     assert command(["train", "dataset=tiny", metrics, f"run={folder}", *settings]) == 0
@@ -266,7 +271,8 @@ def test_run_that_is_not_there(study, tmp_path, monkeypatch, capsys) -> None:
 @pytest.mark.end_to_end
 def test_trains_a_run_of_its_own(study, tmp_path, monkeypatch) -> None:
     output = tmp_path / "x.json"
-    settings = ["dataset=tiny", "evaluation.metrics=[ndcg@10]", "trainer.monitor=ndcg@10", *SMALL]
+    reached = "trainer.kl_schedule.epochs=0.0"
+    settings = ["dataset=tiny", "evaluation.metrics=[ndcg@10]", "trainer.monitor=ndcg@10", reached, *SMALL]
     assert _run(study, monkeypatch, *settings, "--output", str(output), "--rows", "mode") == 0
     report = json.loads(output.read_text())
     assert report["run"] == settings
