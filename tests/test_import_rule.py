@@ -16,6 +16,7 @@ ALLOWED = {
     "evaluation": set(),
     "training": {"models"},
     "samplers": set(),
+    "graphical": set(),
     "posterior": {"models", "samplers"},
     "exports": {"interactions"},
     "cli": {

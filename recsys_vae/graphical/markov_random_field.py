@@ -1,0 +1,44 @@
+"""Undirected graphs: ``p(x) = exp(-E(x)) / Z``, the energy a sum over cliques (Bishop 2006, section 8.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from recsys_vae.graphical.factor_graph import FactorGraph, LogPotential
+from recsys_vae.graphical.variables import State
+
+
+class MarkovRandomField(FactorGraph):
+    """Variables, and log-potentials on cliques of them.
+
+    >>> field = MarkovRandomField({"a": 2, "b": 2}, [(("a", "b"), [[1.0, 0.0], [0.0, 1.0]])])
+    >>> field.energy({"a": 1, "b": 1}), field.neighbours()
+    (-1.0, {'a': {'b'}, 'b': {'a'}})
+
+    Args:
+        variables: of each its states, or how many there are.
+        log_potentials: pairs of a clique's variables and a table with an axis for each: minus its energy, nats.
+
+    Raises :class:`UserError` naming the table or variable.
+    """
+
+    def __init__(
+        self,
+        variables: Mapping[str, int | Sequence[State]],
+        log_potentials: Iterable[LogPotential | tuple[Sequence[str], Any]] = (),
+    ) -> None:
+        super().__init__(variables, log_potentials)
+
+    def factor_graph(self) -> FactorGraph:
+        """A factor for each clique."""
+        return FactorGraph({name: list(states) for name, states in self.states.items()}, self.log_potentials)
+
+    def energy(self, configuration: Mapping[str, State]) -> float:
+        """Minus the sum of the log-potentials at a full configuration, nats."""
+        return -self.log_score(configuration)
+
+    @property
+    def n_free_parameters(self) -> int:
+        """How many numbers it takes: the entries of all tables, each of which has a scale that cancels."""
+        return sum(potential.table.numel() - 1 for potential in self.log_potentials)
