@@ -331,7 +331,6 @@ def test_contradictions_are_named() -> None:
             {"rain": torch.tensor([0.0])},
             r"evidence: expected positions of states \(cases,\) for 'rain', came \(1,\) of torch.float32",
         ),
-        ),
     ],
 )
 def test_what_evidence_cannot_be(evidence, said) -> None:
