@@ -41,9 +41,10 @@ def forward_backward(
         log_likelihood: of the observation at each step under each state; 0 where nothing is observed. Leading axes
             are sequences of their own.
 
-    Raises :class:`UserError` for shapes that do not fit, and where the observations are impossible.
+    Computes in float64 whatever comes. Raises :class:`UserError` for shapes that do not fit, and where the observations
+    are impossible.
     """
-    transitions = _checked(log_initial, log_transition, log_likelihood)
+    log_initial, transitions, log_likelihood = _checked(log_initial, log_transition, log_likelihood)
     n_steps = log_likelihood.shape[-2]
     forward = torch.empty_like(log_likelihood)
     log_evidence = torch.zeros_like(log_likelihood[..., 0, 0])
@@ -74,7 +75,7 @@ def most_probable_path(
     log_likelihood: Float[Tensor, "*cases steps states"],
 ) -> ChainMode:
     """The joint mode of all steps (Viterbi 1967). Args and errors as :func:`forward_backward`."""
-    transitions = _checked(log_initial, log_transition, log_likelihood)
+    log_initial, transitions, log_likelihood = _checked(log_initial, log_transition, log_likelihood)
     n_steps = log_likelihood.shape[-2]
     kind = torch.int16 if log_likelihood.shape[-1] < 2**15 else torch.int64
     pointers = torch.empty(log_likelihood.shape, dtype=kind)
@@ -95,9 +96,13 @@ def most_probable_path(
     return ChainMode(path, log_score)
 
 
-def _checked(log_initial: Tensor, log_transition: Tensor, log_likelihood: Tensor) -> Tensor:
-    """The transitions ``(1 or steps - 1, states, states)``."""
-    n_states = log_initial.shape[-1]
+def _checked(
+    log_initial: Tensor, log_transition: Tensor, log_likelihood: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All in float64, the transitions ``(1 or steps - 1, states, states)``."""
+    if log_initial.ndim != 1 or not len(log_initial):
+        raise UserError(f"log_initial: expected (states,), came {tuple(log_initial.shape)}")
+    n_states = len(log_initial)
     if log_likelihood.ndim < 2 or log_likelihood.shape[-1] != n_states or not log_likelihood.shape[-2]:
         raise UserError(
             f"log_likelihood: expected (..., steps, {n_states}), came {tuple(log_likelihood.shape)}"
@@ -118,4 +123,4 @@ def _checked(log_initial: Tensor, log_transition: Tensor, log_likelihood: Tensor
     ):
         if bool((values.isnan() | (values == torch.inf)).any()):
             raise UserError(f"{name}: expected numbers or -inf, came NaN or +inf")
-    return transitions
+    return log_initial.double(), transitions.double(), log_likelihood.double()

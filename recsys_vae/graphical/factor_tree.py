@@ -191,23 +191,25 @@ def _cycle_message(
 def _grouped(
     scopes: Sequence[Sequence[int]], tables: Sequence[Tensor], depth: Sequence[int], above: Sequence[int]
 ) -> list[FactorGroup]:
-    members: dict[tuple[int, tuple[int, ...]], list[tuple[Tensor, list[int]]]] = defaultdict(list)
-    for scope, table, parent in zip(scopes, tables, above, strict=True):
+    # By depth and shape; within, by how the axes are turned, so that a stack of tables is turned at once.
+    members: dict[tuple[int, tuple[int, ...]], dict[tuple[int, ...], list[int]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    for number, (scope, table, parent) in enumerate(zip(scopes, tables, above, strict=True)):
         first = scope.index(parent)
         # Children in the order of their numbers of states, so that more factors have one shape.
-        others = sorted((axis for axis in range(len(scope)) if axis != first), key=lambda a: table.shape[a])
-        order = [first, *others]
-        turned = table.permute(order)
-        members[depth[parent], tuple(turned.shape)].append((turned, [scope[axis] for axis in order]))
+        sizes = table.shape
+        others = [axis for axis in range(len(scope)) if axis != first]
+        others.sort(key=sizes.__getitem__)
+        order = (first, *others)
+        members[depth[parent], tuple(sizes[axis] for axis in order)][order].append(number)
     groups = []
     for key in sorted(members):
-        turned_tables, ordered = zip(*members[key], strict=True)
-        indices = torch.tensor(ordered, dtype=torch.int64)
-        groups.append(
-            FactorGroup(
-                torch.stack(turned_tables).unsqueeze(1),
-                indices[:, 0].contiguous(),
-                tuple(indices[:, axis].contiguous() for axis in range(1, indices.shape[1])),
-            )
-        )
+        turned, ordered = [], []
+        for order, numbers in members[key].items():
+            stacked = torch.stack([tables[number] for number in numbers])
+            turned.append(stacked.permute(0, *(axis + 1 for axis in order)))
+            ordered += [[scopes[number][axis] for axis in order] for number in numbers]
+        indices = torch.tensor(ordered, dtype=torch.int64).T.contiguous()
+        groups.append(FactorGroup(torch.cat(turned).unsqueeze(1), indices[0], tuple(indices[1:].unbind(0))))
     return groups

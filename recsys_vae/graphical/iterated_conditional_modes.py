@@ -13,7 +13,10 @@ from torch import Tensor
 from recsys_vae.errors import UserError
 from recsys_vae.graphical.factor_graph import DiscreteGraph, LogPotential
 from recsys_vae.graphical.marginals import JointMode
-from recsys_vae.graphical.variables import Evidence, State, States, state_index
+from recsys_vae.graphical.variables import Evidence, State, States, check_known, state_index
+
+# Scores closer than this, relative to their size, count as equal.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,13 @@ def iterated_conditional_modes(
             their own potentials (those of no other variable) prefer, the first of equals.
         max_sweeps: over all variables.
 
-    Raises :class:`UserError` for an unknown state, and for a climb that ends where nothing is possible: then another
-    start may do better, or the evidence is contradictory.
+    Raises :class:`UserError` for an unknown variable or state, and for a climb that ends where nothing is possible:
+    then another start may do better, or the evidence is contradictory.
     """
     if isinstance(max_sweeps, bool) or max_sweeps < 1:
         raise UserError(f"max_sweeps: expected a whole number of at least 1, came {max_sweeps!r}")
     states = graph.states
+    check_known("start", start or {}, states)
     observed = Evidence.of(evidence, states)
     climb = _Climb(states, graph.factor_graph().log_potentials, observed, start or {})
     changed = torch.ones(observed.n_cases, dtype=torch.bool)
@@ -134,7 +138,9 @@ class _Climb:
     def unique(self) -> Bool[Tensor, " cases"]:
         """Whether every change of one variable makes it worse."""
         alone = torch.ones(self._observed.n_cases, dtype=torch.bool)
-        for name in self.positions:
+        for name, place in self.positions.items():
             scores = self._conditional(name)
-            alone &= (scores >= scores.max(dim=1, keepdim=True).values).sum(dim=1) == 1
+            own = scores.gather(1, place[:, None])
+            near = own - _ROUNDING * own.abs().clamp(min=1.0).where(own > -torch.inf, 0.0)
+            alone &= (scores >= near).sum(dim=1) == 1
         return alone

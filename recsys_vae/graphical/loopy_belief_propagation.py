@@ -81,7 +81,8 @@ def loopy_belief_propagation(
         # A case that is done stands still, so that nobody's answer depends on who else is asked for.
         active = ~(done | settled)
         if schedule == "residual":
-            bound = torch.cat(change).quantile(1.0 - share, dim=0)
+            every = torch.cat(change)
+            bound = every.topk(math.ceil(share * len(every)), dim=0).values[-1]
             messages.renew(proposed, [active & (part >= bound) & (part > 0.0) for part in change])
         else:
             messages.renew(proposed, [active.expand_as(part) for part in change])
@@ -186,7 +187,9 @@ class _Messages:
             rest = [axis + 2 for axis in range(joint.ndim - 2) if axis != edge.axis]
             new = _normalised(joint.logsumexp(dim=rest))
             if damping:
-                new = torch.logaddexp(new + math.log1p(-damping), edge.to_variable + math.log(damping))
+                mixed = torch.logaddexp(new + math.log1p(-damping), edge.to_variable + math.log(damping))
+                # What is impossible is so at once: mixed in, it would fade but never be gone.
+                new = _normalised(torch.where(new == -torch.inf, -torch.inf, mixed))
             messages.append(new)
         return messages
 

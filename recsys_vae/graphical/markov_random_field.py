@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from recsys_vae.graphical.factor_graph import FactorGraph, LogPotential
-from recsys_vae.graphical.variables import State
+from recsys_vae.graphical.variables import State, check_known
 
 
 class MarkovRandomField(FactorGraph):
@@ -32,7 +32,7 @@ class MarkovRandomField(FactorGraph):
 
     def factor_graph(self) -> FactorGraph:
         """A factor for each clique."""
-        return FactorGraph({name: list(states) for name, states in self.states.items()}, self.log_potentials)
+        return FactorGraph.of_checked(self.states, self.log_potentials)
 
     def energy(self, configuration: Mapping[str, State]) -> float:
         """Minus the sum of the log-potentials at a full configuration, nats."""
@@ -42,3 +42,9 @@ class MarkovRandomField(FactorGraph):
     def n_free_parameters(self) -> int:
         """How many numbers it takes: the entries of all tables, each of which has a scale that cancels."""
         return sum(potential.table.numel() - 1 for potential in self.log_potentials)
+
+    def markov_blanket(self, name: str) -> set[str]:
+        """The variables that share a clique with this one: given these, nothing else matters to it."""
+        check_known("name", [name], self.states)
+        sharing = [set(p.variables) for p in self.log_potentials if name in p.variables]
+        return set().union(*sharing) - {name}

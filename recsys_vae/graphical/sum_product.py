@@ -57,7 +57,9 @@ class SumProduct:
             beliefs, log_evidence = beliefs[:, 0], log_evidence[0]
         sizes = self.tree.n_states.tolist()
         rows = zip(self.tree.names, beliefs.unbind(0), sizes, strict=True)
-        return Marginals(self.tree.states, {name: row[..., :size] for name, row, size in rows}, log_evidence)
+        width = self.tree.max_states
+        tables = {name: row if size == width else row[..., :size] for name, row, size in rows}
+        return Marginals(self.tree.states, tables, log_evidence)
 
     def _propagate(
         self, observed: Evidence, cases: slice

@@ -1,8 +1,10 @@
 """Recommenders: histories in, item scores out. One file per recommender, named as its paper names it."""
 
 from recsys_vae.models.base import ClosedFormModel, RecommenderModel
+from recsys_vae.models.chow_liu import ChowLiu
 from recsys_vae.models.ease import EASE
 from recsys_vae.models.gaussian_posterior import GaussianPosterior
+from recsys_vae.models.gmrf import GMRF
 from recsys_vae.models.item_knn import ItemKNN
 from recsys_vae.models.mult_dae import MultDAE
 from recsys_vae.models.mult_vae import MultVAE
@@ -12,7 +14,9 @@ from recsys_vae.models.sparse_rows import SparseRows
 
 __all__ = [
     "EASE",
+    "GMRF",
     "PPCA",
+    "ChowLiu",
     "ClosedFormModel",
     "GaussianPosterior",
     "ItemKNN",

@@ -149,7 +149,7 @@ def test_the_check_notices_a_table_read_across(monkeypatch, name) -> None:
         check_same(found, expected)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(SEEDS)
 def test_cases_do_not_depend_on_who_is_beside_them(seed) -> None:
     random = Random(seed)
@@ -202,7 +202,7 @@ def test_a_table_that_is_too_large_is_refused_before_it_is_made(monkeypatch) -> 
     def never(*_: object) -> None:
         raise AssertionError("allocated")
 
-    grid = ising_grid(40)
+    grid = ising_grid(30)
     for module in ("junction_tree", "variable_elimination"):
         # By importlib: in the package, the function stands for the module of its name.
         monkeypatch.setattr(importlib.import_module(f"recsys_vae.graphical.{module}"), "log_product", never)
