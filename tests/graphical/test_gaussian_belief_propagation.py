@@ -182,6 +182,18 @@ def test_a_batch_is_each_alone() -> None:
     torch.testing.assert_close(none.variance, together.variance, rtol=0, atol=1e-8)
 
 
+def test_a_small_case_is_not_done_before_it_is() -> None:
+    """One case is large and settles soon; the other, small and slow, is measured by itself."""
+    fast, slow = walk_summable(11, share=0.2).toarray(), walk_summable(12, share=0.97).toarray()
+    nothing = np.zeros((30, 30))
+    matrix = np.block([[fast, nothing], [nothing, slow]])
+    h = torch.zeros(2, 60, dtype=torch.float64)
+    h[0, :30], h[1, 30:] = 1e12 * potential(14, 30), potential(15, 30)
+    found = gaussian_belief_propagation(csr_array(matrix), h)
+    exact = np.linalg.solve(matrix, h[1].numpy())
+    assert np.abs(found.mean[1].numpy() - exact).max() < 1e-8 * np.abs(exact).max()
+
+
 def test_damping_changes_the_way_not_the_end() -> None:
     matrix = walk_summable(4, share=0.6)
     h = potential(8, 30)
@@ -269,8 +281,10 @@ def test_an_entry_stored_twice_or_on_one_side_only() -> None:
     h = potential(12, 2)
     found = gaussian_belief_propagation(double, h)
     np.testing.assert_allclose(found.mean, np.linalg.solve([[2.0, 0.5], [0.5, 2.0]], h.numpy()), atol=1e-12)
-    lopsided = np.diag([2.0, 2.0, 2.0])
-    lopsided[0, 1] = lopsided[1, 0] = 0.5
-    lopsided[0, 2] = 1e-15
-    found = gaussian_belief_propagation(csr_array(lopsided), potential(13, 3))
-    np.testing.assert_allclose(found.mean, np.linalg.solve(lopsided, potential(13, 3).numpy()), atol=1e-12)
+    lopsided = np.diag([2.0, 2.0, 2.0, 2.0])
+    for one, other in ((0, 1), (1, 2), (2, 0), (2, 3)):
+        lopsided[one, other] = lopsided[other, one] = 0.5
+    lopsided[0, 3] = 1e-15
+    h = potential(13, 4)
+    found = gaussian_belief_propagation(csr_array(lopsided), h, tolerance=1e-14)
+    np.testing.assert_allclose(found.mean, np.linalg.solve(lopsided, h.numpy()), atol=1e-12)
