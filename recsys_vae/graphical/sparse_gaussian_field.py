@@ -18,7 +18,7 @@ from scipy.sparse import csr_array, vstack
 from recsys_vae.errors import UserError
 
 _BLOCK_ENTRIES = 2**23  # covariances formed at a time: 64 MiB
-_DENSE_VARIABLES = 2**14  # up to so many, products of variables are kept as a dense float32 matrix: 1 GiB
+_DENSE_VARIABLES = 2**15  # up to so many, products of variables are kept as a dense float32 matrix: 4 GiB
 _ROUNDING = 1e-10
 
 

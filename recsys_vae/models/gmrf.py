@@ -65,7 +65,7 @@ class GMRF(ClosedFormModel):
         self.register_buffer("intercept", torch.zeros(n_items))
 
     def fit(self, matrix: csr_array) -> GMRF:
-        """Find neighbours and weights; up to 16,384 items, ``4 * n_items**2`` bytes hold their common users."""
+        """Find neighbours and weights; up to 32,768 items, ``4 * n_items**2`` bytes hold their common users."""
         self.check_histories(matrix)
         field = sparse_gaussian_field(
             matrix,
