@@ -5,6 +5,7 @@ Knows no recommender. Tables are float64 and everything is in logarithms, in nat
 
 from recsys_vae.graphical.bayesian_network import BayesianNetwork
 from recsys_vae.graphical.chain import forward_backward, most_probable_path
+from recsys_vae.graphical.chow_liu import chow_liu_tree
 from recsys_vae.graphical.conditionals import Logistic, NoisyOr, Table
 from recsys_vae.graphical.d_separation import Separation, d_separated
 from recsys_vae.graphical.drawing import Plate, draw
@@ -12,6 +13,7 @@ from recsys_vae.graphical.elimination_order import eliminate
 from recsys_vae.graphical.enumeration import enumerate_marginals, enumerate_mode
 from recsys_vae.graphical.factor_graph import DiscreteGraph, FactorGraph, LogPotential
 from recsys_vae.graphical.gaussian_belief_propagation import GaussianBeliefs, gaussian_belief_propagation
+from recsys_vae.graphical.hill_climbing import hill_climb
 from recsys_vae.graphical.iterated_conditional_modes import LocalMode, iterated_conditional_modes
 from recsys_vae.graphical.junction_tree import JunctionTree, junction_tree
 from recsys_vae.graphical.linear_gaussian import GaussianMarginals, LinearGaussian, LinearGaussianNetwork
@@ -53,6 +55,7 @@ __all__ = [
     "WeightedDraws",
     "ancestral_sample",
     "blanket_conditionals",
+    "chow_liu_tree",
     "d_separated",
     "draw",
     "eliminate",
@@ -61,6 +64,7 @@ __all__ = [
     "forward_backward",
     "gaussian_belief_propagation",
     "gibbs_sample",
+    "hill_climb",
     "iterated_conditional_modes",
     "junction_tree",
     "likelihood_weighting",
