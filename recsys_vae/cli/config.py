@@ -233,7 +233,7 @@ def _explain(verb: str, config_dir: Path, overrides: Sequence[str], error: Excep
 
 
 def _choice_with(config_dir: Path, key: str, groups: Iterable[str]) -> str | None:
-    """The choice of a group, such as ``dataset=table``, that has the key; none if there are several or none."""
+    """The choices of a group, such as ``dataset=table``, that have the key; none if there are none, or many."""
     group, _, name = key.partition(".")
     if group not in groups or not name:
         return None
@@ -243,7 +243,7 @@ def _choice_with(config_dir: Path, key: str, groups: Iterable[str]) -> str | Non
         # The files of models begin at the root, the others at their group.
         if name in settings or name in (settings.get(group) or {}):
             found.append(f"{group}={choice}")
-    return found[0] if len(found) == 1 else None
+    return " or ".join(found) if 1 <= len(found) <= 3 else None
 
 
 def _leaf_keys(node: Any, prefix: str = "") -> Iterator[str]:

@@ -271,7 +271,10 @@ def test_a_split_by_time_of_a_table_without_times(refused, good, split) -> None:
         (["prepare", "dataset=tinny"], ["dataset", "'tinny'", "did you mean 'tiny'?"]),
         (["train", "dataset=tiny", "dataset.name=tinny"], ["dataset.name=tinny", "did you mean 'tiny'?"]),
         (["train", "model=eas"], ["model", "'eas'", "did you mean 'ease'?"]),
-        (["train", "model=resnet"], ["model", "'resnet'", "expected one of ease, item_knn, mult_dae"]),
+        (
+            ["train", "model=resnet"],
+            ["model", "'resnet'", "expected one of chow_liu, ease, gmrf, item_knn, mult_dae"],
+        ),
         (["train", "split=tempral"], ["split", "'tempral'", "did you mean 'temporal'?"]),
         (["train", "mdoel=ease"], ["mdoel", "did you mean 'model'?"]),
         (["train", "trainer.max_epoch=3"], ["trainer.max_epoch:", "did you mean 'trainer.max_epochs'?"]),
@@ -290,7 +293,7 @@ def test_a_split_by_time_of_a_table_without_times(refused, good, split) -> None:
         (["train", "hydra.run.dir=x"], ["hydra.run.dir: unknown key"]),
         (["train", "+hydra.job.name=x"], ["hydra.job.name: unknown key"]),
         (["train", "dataset.path=r.csv"], ["dataset.path: a setting of dataset=table", "add dataset=table"]),
-        (["train", "model.l2=3"], ["model.l2: a setting of model=ease", "add model=ease"]),
+        (["train", "model.l2=3"], ["model.l2: a setting of model=ease or model=gmrf", "add model=ease"]),
         (["train", "--help", "model=eas"], ["model", "'eas'", "did you mean 'ease'?"]),
         (["train", "dataset=table", "dataset.path=${x}"], ["dataset.path: expected a text without '${'"]),
     ],
@@ -714,7 +717,7 @@ def command(*arguments: str, cwd: Path, **options: object) -> subprocess.Complet
     ("arguments", "said"),
     [
         (["trian"], "'trian': unknown verb; did you mean 'train'?"),
-        (["train", "model=eas"], "model: came 'eas', expected one of ease, item_knn, mult_dae, mult_vae, "),
+        (["train", "model=eas"], "model: came 'eas', expected one of chow_liu, ease, gmrf, item_knn, "),
         (["recommend", "run=none", "user=1"], "run: expected a run directory, none does not exist"),
     ],
 )
