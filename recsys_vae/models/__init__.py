@@ -5,6 +5,7 @@ from recsys_vae.models.chow_liu import ChowLiu
 from recsys_vae.models.ease import EASE
 from recsys_vae.models.gaussian_posterior import GaussianPosterior
 from recsys_vae.models.gmrf import GMRF
+from recsys_vae.models.ising import Ising
 from recsys_vae.models.item_knn import ItemKNN
 from recsys_vae.models.mult_dae import MultDAE
 from recsys_vae.models.mult_vae import MultVAE
@@ -19,6 +20,7 @@ __all__ = [
     "ChowLiu",
     "ClosedFormModel",
     "GaussianPosterior",
+    "Ising",
     "ItemKNN",
     "MultDAE",
     "MultVAE",
