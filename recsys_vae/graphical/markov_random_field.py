@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
-from recsys_vae.graphical.factor_graph import FactorGraph, LogPotential
+from recsys_vae.graphical.factor_graph import FactorGraph
 from recsys_vae.graphical.variables import State, check_known
 
 
@@ -22,13 +21,6 @@ class MarkovRandomField(FactorGraph):
 
     Raises :class:`UserError` naming the table or variable.
     """
-
-    def __init__(
-        self,
-        variables: Mapping[str, int | Sequence[State]],
-        log_potentials: Iterable[LogPotential | tuple[Sequence[str], Any]] = (),
-    ) -> None:
-        super().__init__(variables, log_potentials)
 
     def factor_graph(self) -> FactorGraph:
         """A factor for each clique."""

@@ -14,6 +14,7 @@ from recsys_vae.graphical.chow_liu import chow_liu_tree
 from recsys_vae.graphical.completion import most_probable_completion
 from recsys_vae.graphical.pairwise_tree import BinaryTree
 from recsys_vae.models.base import ClosedFormModel, check_interval, check_positive
+from recsys_vae.models.evidence import evidence_of
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class ChowLiu(ClosedFormModel):
         """
         self.check_histories(histories)
         outside = -1 if self.evidence == "positives" else 0
-        log_odds = self.tree().log_odds_given_others(_evidence(histories, outside))
+        log_odds = self.tree().log_odds_given_others(evidence_of(histories, outside))
         return log_odds.float().to(self.device)
 
     @torch.no_grad()
@@ -84,16 +85,6 @@ class ChowLiu(ClosedFormModel):
         """
         self.check_histories(histories)
         check_positive("n_items", n_items)
-        evidence = _evidence(histories, -1)
+        evidence = evidence_of(histories)
         values = most_probable_completion(self.tree(), evidence, n_items).values
         return ((values == 1) & (evidence < 0)).nonzero()[:, 1].reshape(len(values), n_items).to(self.device)
-
-
-def _evidence(histories: csr_array, outside: int) -> Int[Tensor, "users items"]:
-    dense = torch.full(histories.shape, outside, dtype=torch.int8)
-    rows = torch.repeat_interleave(
-        torch.arange(histories.shape[0]), torch.from_numpy(histories.indptr).diff().long()
-    )
-    had = torch.from_numpy(histories.data != 0)
-    dense[rows[had], torch.from_numpy(histories.indices).long()[had]] = 1
-    return dense

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from scipy.sparse import csr_array
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from recsys_vae.errors import UserError
 from recsys_vae.graphical.pairwise_field import BinaryField, iterated_conditional_modes, loopy_marginals
 from recsys_vae.graphical.pseudo_likelihood import fit_pseudo_likelihood, strongest_pairs
 from recsys_vae.models.base import ClosedFormModel, check_interval, check_positive
+from recsys_vae.models.evidence import evidence_of
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +149,7 @@ class Ising(ClosedFormModel):
         # items in the history change only their own log-odds, which are asked for as if they were missing, too.
         found = loopy_marginals(
             BinaryField(field.edges, field.couplings, field.biases + log_hidden),
-            _evidence(histories),
+            evidence_of(histories),
             start="zeros",
             damping=self.damping,
             tolerance=self.tolerance,
@@ -171,17 +172,6 @@ class Ising(ClosedFormModel):
         change of a single item makes the whole more probable. Items of the history are had, and False here.
         """
         self.check_histories(histories)
-        evidence = _evidence(histories)
+        evidence = evidence_of(histories)
         found = iterated_conditional_modes(self.field(), evidence.clamp_min(0), evidence=evidence)
         return ((found.values == 1) & (evidence < 0)).to(self.device)
-
-
-def _evidence(histories: csr_array) -> Int[Tensor, "users items"]:
-    """1 for what is had, -1 for what is unknown."""
-    dense = torch.full(histories.shape, -1, dtype=torch.int8)
-    rows = torch.repeat_interleave(
-        torch.arange(histories.shape[0]), torch.from_numpy(histories.indptr).diff().long()
-    )
-    had = torch.from_numpy(histories.data != 0)
-    dense[rows[had], torch.from_numpy(histories.indices).long()[had]] = 1
-    return dense

@@ -13,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_vae.errors import UserError
-from recsys_vae.graphical import drawing, drawing_canvas
 from recsys_vae.graphical.bayesian_network import BayesianNetwork
 from recsys_vae.graphical.conditionals import Table
-from recsys_vae.graphical.drawing import Plate, draw
+from recsys_vae.graphical.drawing import Plate, canvas, draw, pictures
 from recsys_vae.graphical.factor_graph import FactorGraph
 from recsys_vae.graphical.linear_gaussian import LinearGaussian, LinearGaussianNetwork
 from recsys_vae.graphical.markov_random_field import MarkovRandomField
@@ -66,7 +65,7 @@ def picture_of(graph, tmp_path, monkeypatch, **options):
         path.write_text("<svg/>")
 
     with monkeypatch.context() as patched:
-        patched.setattr(drawing, "write_picture", keep)
+        patched.setattr(pictures, "write_picture", keep)
         draw(graph, tmp_path / "a.svg", **options)
     return seen[0]
 
@@ -92,9 +91,9 @@ def check_picture(picture, members) -> None:
     for one, other in itertools.combinations(boxes.values(), 2):
         assert not overlap(one, other)
     for node in picture.nodes.values():
-        assert drawing_canvas.text_width(node.label) + 6.0 < node.size[0] or not node.label
+        assert canvas.text_width(node.label) + 6.0 < node.size[0] or not node.label
     for (label, plate), names in zip(picture.plates, members, strict=True):
-        assert drawing_canvas.text_width(label, drawing_canvas.LABEL_SIZE) < plate[2] - plate[0]
+        assert canvas.text_width(label, canvas.LABEL_SIZE) < plate[2] - plate[0]
         for name, box in boxes.items():
             inside = plate[0] < box[0] and plate[1] + 8.0 < box[1] and box[2] < plate[2] and box[3] < plate[3]
             assert inside if name in names else not overlap(plate, box), (label, name)
@@ -102,10 +101,10 @@ def check_picture(picture, members) -> None:
 
 def check_edges(picture) -> None:
     for edge in picture.edges:
-        line = drawing_canvas._route(picture, edge)
+        line = canvas._route(picture, edge)
         for name, node in picture.nodes.items():
             if name not in edge:
-                assert (drawing_canvas._distance(line, node) > 0.0).all(), (edge, name)
+                assert (canvas._distance(line, node) > 0.0).all(), (edge, name)
 
 
 def test_a_network_as_svg(tmp_path) -> None:
@@ -114,9 +113,9 @@ def test_a_network_as_svg(tmp_path) -> None:
     text = path.read_text(encoding="utf-8")
     words = ["".join(e.itertext()).strip() for e in ET.fromstring(text).iter() if e.tag.endswith("}text")]
     assert sorted(words) == sorted([*ASIA, "patients"])
-    assert text.count(f"fill: {drawing_canvas.SHADE}") == 2
+    assert text.count(f"fill: {canvas.SHADE}") == 2
     # An arrowhead for each edge; all other shapes are filled white, shaded or not at all.
-    assert text.count(f'style="fill: {drawing_canvas.INK}"') >= 8
+    assert text.count(f'style="fill: {canvas.INK}"') >= 8
     again = draw(network(ASIA), tmp_path / "b.svg", observed=["asia", "dysp"], plates=[("patients", ASIA)])
     assert again.read_bytes() == path.read_bytes()
     assert sorted(found.name for found in tmp_path.iterdir()) == ["asia.svg", "b.svg"]
@@ -285,7 +284,7 @@ def test_a_failure_leaves_the_old_picture(tmp_path, monkeypatch) -> None:
         temporary.write_text("half")
         raise RuntimeError
 
-    monkeypatch.setattr(drawing, "write_picture", fail)
+    monkeypatch.setattr(pictures, "write_picture", fail)
     with pytest.raises(RuntimeError):
         draw(network({"a": []}), path)
     assert path.read_text() == "old"

@@ -195,6 +195,23 @@ def test_trees_are_exact_whatever_the_settings(seed) -> None:
     torch.testing.assert_close(found.log_evidence, expected.log_evidence, rtol=1e-8, atol=1e-8)
 
 
+def test_a_case_that_is_done_stands_still() -> None:
+    """Beside one that takes longer, at a tolerance that leaves room to move: the same to the last bit as alone."""
+    names = [f"v{number}" for number in range(6)]
+    ring = [((a, b), [[0.9, 0.0], [0.0, 0.9]]) for a, b in zip(names, names[1:] + names[:1], strict=True)]
+    graph = FactorGraph(dict.fromkeys(names, 2), [*ring, (("v0",), [0.0, 0.7])])
+    options = {"damping": 0.5, "tolerance": 1e-2}
+    given = {name: [0 if number < 5 else None, None] for number, name in enumerate(names)}
+    together = loopy_belief_propagation(graph, given, **options)
+    assert len(set(together.n_iterations.tolist())) == 2
+    for case in range(2):
+        own = {name: places[case] for name, places in given.items() if places[case] is not None}
+        alone = loopy_belief_propagation(graph, own, **options)
+        assert int(alone.n_iterations) == int(together.n_iterations[case])
+        for name in names:
+            assert torch.equal(alone.log_marginals[name], together.log_marginals[name][case])
+
+
 def test_without_couplings_there_is_nothing_to_send() -> None:
     found = loopy_belief_propagation(FactorGraph({"a": 2, "b": 3}, [(("a",), [0.0, 1.0])]))
     assert bool(found.converged)

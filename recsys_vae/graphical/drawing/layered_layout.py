@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float
 
 from recsys_vae.graphical.directed import Parents, children_of, topological_order
-from recsys_vae.graphical.placement import PLATE_PAD, Placement, PlateBox
-from recsys_vae.graphical.plate_layout import depths, keep_legible, left_to_right, sides
+from recsys_vae.graphical.drawing.placement import PLATE_PAD, Placement, PlateBox
+from recsys_vae.graphical.drawing.plate_layout import depths, keep_legible, left_to_right, sides
 
 LAYER_GAP = 40.0
 LABEL_HEIGHT = 13.0

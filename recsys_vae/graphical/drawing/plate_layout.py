@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from recsys_vae.errors import UserError
-from recsys_vae.graphical.placement import PLATE_PAD, Beside, Border, Placement, PlateBox
+from recsys_vae.graphical.drawing.placement import PLATE_PAD, Beside, Border, Placement, PlateBox
 
 _MAX_STEPS = 20_000
 

@@ -10,12 +10,12 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from recsys_vae.atomic import atomic_path, explain_full_disk
 from recsys_vae.errors import UserError
 from recsys_vae.graphical.directed import Parents
-from recsys_vae.graphical.drawing_canvas import LABEL_SIZE, Node, Picture, Point, text_width, write_picture
+from recsys_vae.graphical.drawing.canvas import LABEL_SIZE, Node, Picture, Point, text_width, write_picture
+from recsys_vae.graphical.drawing.layered_layout import Layout, layered_layout
+from recsys_vae.graphical.drawing.placement import PlateBox
+from recsys_vae.graphical.drawing.stress_layout import stress_layout
 from recsys_vae.graphical.factor_graph import FactorGraph
-from recsys_vae.graphical.layered_layout import Layout, layered_layout
 from recsys_vae.graphical.markov_random_field import MarkovRandomField
-from recsys_vae.graphical.placement import PlateBox
-from recsys_vae.graphical.stress_layout import stress_layout
 from recsys_vae.graphical.undirected import Neighbours, connected_components
 
 MAX_NODES = 2000

@@ -1,4 +1,4 @@
-"""Ink for :mod:`recsys_vae.graphical.drawing`: nodes, edges that go round nodes, plates. A unit is a point."""
+"""Ink for :mod:`recsys_vae.graphical.drawing.pictures`: nodes, edges that go round nodes, plates. A unit is a point."""
 
 from __future__ import annotations
 
