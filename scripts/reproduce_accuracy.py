@@ -35,7 +35,7 @@ from recsys_vae.cli.config import compose_config
 from recsys_vae.cli.stages import filter_ratings, load_ratings, split_interactions
 from recsys_vae.interactions import Split
 
-MODELS = ("mult_vae", "mult_dae", "ease", "item_knn", "popularity")
+MODELS = ("mult_vae", "mult_dae", "ppca", "ease", "gmrf", "ising", "chow_liu", "item_knn", "popularity")
 METRICS = (f"ndcg@{NDCG_AT}", *(f"recall@{k}" for k in RECALL_AT))
 Figures = dict[str, Any]
 

@@ -91,6 +91,10 @@ class BayesianNetwork:
 
     def factor_graph(self) -> FactorGraph:
         """A factor for each law."""
+        return self._factor_graph
+
+    @cached_property
+    def _factor_graph(self) -> FactorGraph:
         return FactorGraph.of_checked(self.states, self._potentials.values())
 
     def moralise(self) -> MarkovRandomField:

@@ -12,6 +12,7 @@ import torch
 from scipy.sparse import csr_array
 
 from recsys_vae.errors import UserError
+from recsys_vae.graphical.binary_cases import binary_cases
 from recsys_vae.graphical.pairwise_tree import BinaryTree
 
 _CASES_AT_A_TIME = 2**15
@@ -36,30 +37,16 @@ def chow_liu_tree(data: Any, *, smoothing: float = 0.5, independence: float = 0.
         independence: of each pair's table, the share that is replaced by the product of its marginals. Evidence
             then travels less far. The choice of edges is without it.
 
-    Raises :class:`UserError` for an empty matrix and for settings out of range.
+    Raises :class:`UserError` for an empty matrix, for negative numbers or NaN in it, and for settings out of range.
     """
     for name, value, bound in (("smoothing", smoothing, math.inf), ("independence", independence, 1.0)):
         if isinstance(value, bool) or not 0.0 <= value < bound:
             raise UserError(f"{name}: expected a number in [0, {bound}), came {value!r}")
-    by_case = _binary(data)
+    by_case = binary_cases(data)
     parent, common = _grow(by_case, float(smoothing))
     counts = np.bincount(by_case.indices, minlength=by_case.shape[1])
     tables = _conditionals(parent, common, counts, by_case.shape[0], float(smoothing), float(independence))
     return BinaryTree(torch.from_numpy(parent), torch.from_numpy(tables).log())
-
-
-def _binary(data: Any) -> csr_array:
-    matrix = csr_array(data)
-    if matrix.ndim != 2 or 0 in matrix.shape:
-        raise UserError(f"data: expected a matrix (cases, variables), came {matrix.shape}")
-    if not matrix.has_canonical_format:
-        matrix = matrix.copy()
-        matrix.sum_duplicates()
-    matrix = csr_array((matrix.data != 0, matrix.indices, matrix.indptr), shape=matrix.shape)
-    if not matrix.data.all():
-        matrix = matrix.copy()
-        matrix.eliminate_zeros()
-    return matrix
 
 
 def _grow(by_case: csr_array, smoothing: float) -> tuple[np.ndarray, np.ndarray]:

@@ -105,7 +105,7 @@ def read_log_potential(
     check_known(argument, names, states)
     if len(set(names)) != len(names):
         raise UserError(f"{argument}: expected each variable once in a table, came {list(names)}")
-    table = torch.as_tensor(values, dtype=torch.float64)
+    table = torch.as_tensor(values, dtype=torch.float64).clone()  # graphs do not change
     expected = tuple(len(states[name]) for name in names)
     if table.shape != expected:
         raise UserError(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from recsys_vae.errors import UserError
-from recsys_vae.graphical.factor_graph import DiscreteGraph
+from recsys_vae.graphical.factor_graph import DiscreteGraph, FactorGraph
 from recsys_vae.graphical.variables import Evidence
 
 
@@ -49,8 +50,15 @@ class FactorTree:
     Raises :class:`UserError` for a graph with a cycle, showing it.
     """
 
-    def __init__(self, graph: DiscreteGraph, method: str) -> None:
+    @classmethod
+    def of(cls, graph: DiscreteGraph, method: str) -> FactorTree:
+        """The tree of a graph, which is kept as long as the graph: graphs do not change."""
         factors = graph.factor_graph()
+        if factors not in _COMPILED:
+            _COMPILED[factors] = cls(factors, method)
+        return _COMPILED[factors]
+
+    def __init__(self, factors: FactorGraph, method: str) -> None:
         self.states = factors.states
         self.names = list(self.states)
         self._index = {name: number for number, name in enumerate(self.names)}
@@ -87,6 +95,9 @@ class FactorTree:
         largest = max((group.tables.numel() for group in self.groups), default=1)
         size = max(1, max_entries // max(largest, len(self.names) * self.max_states))
         return [slice(start, min(start + size, n_cases)) for start in range(0, n_cases, size)]
+
+
+_COMPILED: WeakKeyDictionary[FactorGraph, FactorTree] = WeakKeyDictionary()
 
 
 def _hang(

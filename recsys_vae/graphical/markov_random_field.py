@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 
 from recsys_vae.graphical.factor_graph import FactorGraph
 from recsys_vae.graphical.variables import State, check_known
@@ -24,6 +25,10 @@ class MarkovRandomField(FactorGraph):
 
     def factor_graph(self) -> FactorGraph:
         """A factor for each clique."""
+        return self._factor_graph
+
+    @cached_property
+    def _factor_graph(self) -> FactorGraph:
         return FactorGraph.of_checked(self.states, self.log_potentials)
 
     def energy(self, configuration: Mapping[str, State]) -> float:

@@ -35,7 +35,7 @@ def max_sum(
 
     Raises :class:`UserError` for a graph with a cycle, showing it, and for contradictory evidence, naming it.
     """
-    tree = FactorTree(graph, "max_sum")
+    tree = FactorTree.of(graph, "max_sum")
     observed = Evidence.of(evidence, tree.states)
     parts = [_decode(tree, observed, cases) for cases in tree.blocks(observed.n_cases, max_table)]
     positions, score, unique = (torch.cat(part, dim=-1) for part in zip(*parts, strict=True))

@@ -17,6 +17,7 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_array
 
 from recsys_vae.errors import UserError
+from recsys_vae.graphical.binary_cases import binary_cases
 from recsys_vae.graphical.pairwise_field import BinaryField
 
 _BLOCK_ENTRIES = 2**22  # numbers held dense at a time: 32 MiB
@@ -93,7 +94,7 @@ class PseudoLikelihood:
     """
 
     def __init__(self, data: Any, edges: Int[np.ndarray, "two edges"], *, l2: float = 0.0) -> None:
-        matrix = _binary(data)
+        matrix = binary_cases(data).astype(np.float64)
         self.n_cases, self.n_variables = matrix.shape
         self.counts = np.bincount(matrix.indices, minlength=self.n_variables).astype(np.float64)
         self.edges = np.asarray(edges, dtype=np.int64)
@@ -218,7 +219,7 @@ def strongest_pairs(data: Any, n_neighbours: int) -> Int[np.ndarray, "two edges"
 
     Raises :class:`UserError` for an empty matrix and a number below 1.
     """
-    matrix = _binary(data)
+    matrix = binary_cases(data).astype(np.float64)
     if isinstance(n_neighbours, bool) or n_neighbours < 1:
         raise UserError(f"n_neighbours: expected a whole number of at least 1, came {n_neighbours!r}")
     n_cases, n_variables = matrix.shape
@@ -247,12 +248,3 @@ def _information(both: np.ndarray, own: np.ndarray, other: np.ndarray, n_cases: 
     cells = x_log_x(both + 0.5) + x_log_x(own - both + 0.5) + x_log_x(other - both + 0.5)
     cells += x_log_x(n_cases - own - other + both + 0.5)
     return np.asarray(cells - x_log_x(other + 1.0) - x_log_x(n_cases - other + 1.0))
-
-
-def _binary(data: Any) -> csr_array:
-    matrix = csr_array(data, copy=True)
-    if matrix.ndim != 2 or 0 in matrix.shape:
-        raise UserError(f"data: expected a matrix (cases, variables), came {matrix.shape}")
-    matrix.sum_duplicates()
-    matrix.eliminate_zeros()
-    return csr_array((np.ones(matrix.nnz), matrix.indices, matrix.indptr), shape=matrix.shape)

@@ -42,7 +42,7 @@ class SumProduct:
     """A tree compiled once, to be asked under any evidence. Errors as :func:`sum_product`."""
 
     def __init__(self, graph: DiscreteGraph) -> None:
-        self.tree = FactorTree(graph, "sum_product")
+        self.tree = FactorTree.of(graph, "sum_product")
 
     def __call__(
         self, evidence: Mapping[str, Any] | Evidence | None = None, *, max_table: int = MAX_TABLE

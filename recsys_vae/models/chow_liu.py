@@ -86,5 +86,8 @@ class ChowLiu(ClosedFormModel):
         self.check_histories(histories)
         check_positive("n_items", n_items)
         evidence = evidence_of(histories)
+        left = int((evidence < 0).sum(dim=1).min()) if len(evidence) else n_items
+        if n_items > left:
+            raise UserError(f"n_items: expected at most {left}, the items outside a history, came {n_items}")
         values = most_probable_completion(self.tree(), evidence, n_items).values
         return ((values == 1) & (evidence < 0)).nonzero()[:, 1].reshape(len(values), n_items).to(self.device)

@@ -161,3 +161,19 @@ def test_settings_out_of_range(arguments) -> None:
 def test_no_data(shape) -> None:
     with pytest.raises(UserError, match="data"):
         chow_liu_tree(np.zeros(shape))
+
+
+@pytest.mark.parametrize("wrong", [np.nan, -1.0])
+def test_numbers_that_are_no_observation(wrong) -> None:
+    with pytest.raises(UserError, match="data: expected 0, or more"):
+        chow_liu_tree(np.array([[1.0, 0.0], [wrong, 1.0]]))
+
+
+def test_weights_and_stored_zeros_count_as_what_they_are() -> None:
+    dense = np.random.default_rng(0).random((40, 6)) < 0.4
+    weighted = csr_array(dense * 3.5)
+    weighted.data[0] = 0.0
+    plain = weighted.toarray() != 0
+    found, expected = chow_liu_tree(weighted), chow_liu_tree(plain.astype(int))
+    assert found.parent.tolist() == expected.parent.tolist()
+    assert torch.equal(found.log_conditional, expected.log_conditional)

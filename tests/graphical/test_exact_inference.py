@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import itertools
+import weakref
 from random import Random
 
 import pytest
@@ -27,6 +29,7 @@ from recsys_vae.graphical import (
     variable_elimination,
 )
 from recsys_vae.graphical.elimination_order import HEURISTICS, eliminate
+from recsys_vae.graphical.factor_tree import FactorTree
 from recsys_vae.graphical.junction_tree import clique_tree
 
 SEEDS = st.integers(0, 2**31)
@@ -396,3 +399,16 @@ def test_marginals_are_read_by_name_and_case() -> None:
     ):
         with pytest.raises(UserError, match=said):
             result.marginal(name, case)
+
+
+def test_a_tree_asked_twice_is_compiled_once_and_goes_with_its_graph() -> None:
+    table = torch.tensor([[0.3, 0.1], [0.2, 0.9]])
+    graph = FactorGraph({"a": 2, "b": 2}, [(("a", "b"), table)])
+    first = sum_product(graph).log_marginals["a"]
+    assert FactorTree.of(graph, "sum_product") is FactorTree.of(graph, "max_sum")
+    table[0, 0] = 5.0  # the graph has its own
+    assert torch.equal(sum_product(graph).log_marginals["a"], first)
+    compiled = weakref.ref(FactorTree.of(graph, "sum_product"))
+    del graph
+    gc.collect()
+    assert compiled() is None

@@ -69,7 +69,7 @@ class TestChowLiuOnPositives(ModelContract):
 
     def test_a_slate_longer_than_what_is_left(self) -> None:
         matrix = random_histories(n_items=9, density=0.5)
-        with pytest.raises(UserError, match="n_ones"):
+        with pytest.raises(UserError, match="n_items: expected at most 1, the items"):
             self.fitted(matrix).complete(matrix, n_items=9)
 
 
