@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -122,7 +123,8 @@ def _run_path(config: DictConfig) -> Path:
 
 
 def _model_name(config: DictConfig) -> str:
-    return str(config.model._target_).split(".")[-2]
+    """The class's name in lower case, ``mult_vae`` for ``MultVAE``: what ``model=`` chose."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(config.model._target_).rpartition(".")[2]).lower()
 
 
 def _split(config: DictConfig) -> Split:

@@ -17,7 +17,7 @@ _SHAPE = re.compile(r"recsys_vae\.models\.[A-Za-z0-9_]+\.[A-Za-z0-9_]+", re.ASCI
 def check_target(target: str) -> None:
     """Raise :class:`UserError` unless ``target`` is the path of a class defined in ``recsys_vae.models``.
 
-    A name that such a module merely imported (``recsys_vae.models.ease.Path``) is refused too.
+    A name that such a module merely imported (``recsys_vae.models.item_knn.Path``) is refused too.
     """
     refusal = f"run: config.yaml: expected a model class below {_PREFIX[:-1]}, came _target_ {target!r}"
     if not isinstance(target, str) or not _SHAPE.fullmatch(target):

@@ -2,11 +2,11 @@
 
 from recsys_vae.models.base import ClosedFormModel, RecommenderModel
 from recsys_vae.models.chow_liu import ChowLiu
-from recsys_vae.models.ease import EASE
 from recsys_vae.models.gaussian_posterior import GaussianPosterior
 from recsys_vae.models.gmrf import GMRF
 from recsys_vae.models.ising import Ising
 from recsys_vae.models.item_knn import ItemKNN
+from recsys_vae.models.linear_autoencoder import DLAE, EASE, EDLAE, RDLAE, RLAE, LinearAutoencoder
 from recsys_vae.models.mult_dae import MultDAE
 from recsys_vae.models.mult_vae import MultVAE
 from recsys_vae.models.popularity import Popularity
@@ -14,14 +14,19 @@ from recsys_vae.models.ppca import PPCA
 from recsys_vae.models.sparse_rows import SparseRows
 
 __all__ = [
+    "DLAE",
     "EASE",
+    "EDLAE",
     "GMRF",
     "PPCA",
+    "RDLAE",
+    "RLAE",
     "ChowLiu",
     "ClosedFormModel",
     "GaussianPosterior",
     "Ising",
     "ItemKNN",
+    "LinearAutoencoder",
     "MultDAE",
     "MultVAE",
     "Popularity",

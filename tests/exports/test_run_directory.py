@@ -222,16 +222,16 @@ def test_default_names_avoid_finished_and_unfinished_runs(tmp_path: Path) -> Non
     [
         "os.system",
         "recsys_vae.models",
-        "recsys_vae.models.ease",
-        "recsys_vae.models.ease.np.load",
-        "recsys_vae.models.ease.UserError",
-        "recsys_vae.models.ease.np",
-        "recsys_vae.models.ease.__name__",
+        "recsys_vae.models.linear_autoencoder",
+        "recsys_vae.models.linear_autoencoder.np.load",
+        "recsys_vae.models.linear_autoencoder.UserError",
+        "recsys_vae.models.linear_autoencoder.np",
+        "recsys_vae.models.linear_autoencoder.__name__",
         "recsys_vae.models.nothing.Model",
-        "recsys_vae.models.ease.Nothing",
+        "recsys_vae.models.linear_autoencoder.Nothing",
         "recsys_vae.models..ease.EASE",
         "recsys_vae.modelsx.ease.EASE",
-        "recsys_vae.models.ease.EASE\n",
+        "recsys_vae.models.linear_autoencoder.EASE\n",
     ],
 )
 def test_a_run_cannot_name_code_outside_the_models(target: str) -> None:

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_histories import random_histories
 
-from recsys_vae.errors import UserError
-from recsys_vae.models import EASE, ItemKNN, Popularity
+from recsys_vae.models import EASE, EDLAE, ItemKNN, Popularity
 from recsys_vae.models import item_knn as item_knn_module
 
 
@@ -29,37 +28,6 @@ class TestPopularity(ModelContract):
         scores = self.fitted(matrix).score(matrix[[3, 4]]).numpy()
         dense = matrix.toarray()
         np.testing.assert_allclose(scores, np.tile(dense.sum(0) / dense.sum(), (2, 1)), rtol=1e-12)
-
-
-class TestEASE(ModelContract):
-    def fresh(self, n_items):
-        return EASE(n_items, l2=5.0)
-
-    def fitted(self, matrix):
-        return EASE(matrix.shape[1], l2=5.0).fit(matrix)
-
-    @pytest.mark.parametrize("precision", ["float64", "float32"])
-    def test_weights_solve_each_column_as_a_ridge_regression_without_the_item_itself(self, precision) -> None:
-        # The constraint diag(B) = 0 makes column j the ridge regression of item j on all others: an oracle that
-        # knows nothing of Lagrange multipliers or inverses of the Gram matrix.
-        matrix = random_histories(n_users=50, n_items=15)
-        dense = matrix.toarray().astype(np.float64)
-        weight = EASE(15, l2=3.0, precision=precision).fit(matrix).weight.numpy()
-        for item in range(15):
-            others = [i for i in range(15) if i != item]
-            design = dense[:, others]
-            solution = np.linalg.solve(design.T @ design + 3.0 * np.eye(14), design.T @ dense[:, item])
-            np.testing.assert_allclose(weight[others, item], solution, rtol=2e-4, atol=2e-6)
-        assert (np.diag(weight) == 0).all()
-
-    @pytest.mark.parametrize("l2", [0.0, -1.0, float("nan"), float("inf")])
-    def test_l2_out_of_range(self, l2) -> None:
-        with pytest.raises(UserError, match=r"model\.l2"):
-            EASE(5, l2=l2)
-
-    def test_precision_by_name(self) -> None:
-        with pytest.raises(UserError, match="float32 or float64"):
-            EASE(5, precision="bfloat16")
 
 
 class TestItemKNN(ModelContract):
@@ -87,7 +55,7 @@ class TestItemKNN(ModelContract):
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000))
-@pytest.mark.parametrize("make", [Popularity, EASE, ItemKNN])
+@pytest.mark.parametrize("make", [Popularity, EASE, EDLAE, ItemKNN])
 def test_permuting_items_permutes_scores(make, seed) -> None:
     # Shares of real-valued weights: no two neighbours tie, so ItemKNN too has one answer.
     matrix = random_histories(n_users=20, n_items=12, density=0.4, seed=seed)
