@@ -16,7 +16,7 @@ from recsys_vae.cli.stages import refuse_null
 from recsys_vae.errors import UserError
 from recsys_vae.exports import check_output, read_histories, write_vectors
 from recsys_vae.exports.embeddings import write_vector_blocks
-from recsys_vae.models import PPCA, MultVAE
+from recsys_vae.models import PPCA, MultinomialVAE
 from recsys_vae.models.base import check_positive
 from recsys_vae.recommender import Recommender, batches, load
 
@@ -40,7 +40,7 @@ def run(config: DictConfig) -> None:
     method = build_method(config)
     recommender = load(config.run, pick_device(config.accelerator))
     model = recommender.model
-    if not isinstance(model, MultVAE | PPCA):
+    if not isinstance(model, MultinomialVAE | PPCA):
         raise UserError(
             f"run: {type(model).__name__} has no vectors to export; expected a VAE, a DAE or PPCA"
         )
@@ -101,7 +101,7 @@ class _Encoder:
         if self.space == "latent":
             return self.recommender.taste_vectors(histories)
         model = self.recommender.model
-        assert isinstance(model, MultVAE | PPCA)
+        assert isinstance(model, MultinomialVAE | PPCA)
         return {"vector": model.user_vectors(histories).float().cpu().numpy()}
 
     def warn(self) -> None:

@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from recsys_vae.cli.runtime import console
 from recsys_vae.errors import UserError
 from recsys_vae.inference import simulate_histories
-from recsys_vae.models import PPCA, MultVAE, SparseRows
+from recsys_vae.models import PPCA, MultinomialVAE, SparseRows
 from recsys_vae.models.base import check_positive
 from recsys_vae.posterior.density import latent_model
 from recsys_vae.posterior.log_likelihood import (
@@ -45,7 +45,7 @@ def report_likelihood(recommender: Recommender, histories: csr_array, config: Di
     model = recommender.model
     latent_model(model)
     if config.likelihood == "bidirectional":
-        if not isinstance(model, MultVAE):
+        if not isinstance(model, MultinomialVAE):
             raise UserError(f"likelihood: bidirectional simulates a VAE's users, came {type(model).__name__}")
         lengths = np.diff(histories.indptr)[: config.n_users or 100]
         tastes, histories = simulate_histories(model, lengths, config.seed)

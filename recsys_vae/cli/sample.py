@@ -20,7 +20,7 @@ from recsys_vae.errors import UserError
 from recsys_vae.exports import check_output, read_histories
 from recsys_vae.exports.draws import DrawsStore
 from recsys_vae.inference import simulate_histories
-from recsys_vae.models import MultVAE
+from recsys_vae.models import MultinomialVAE
 from recsys_vae.models.base import check_positive
 from recsys_vae.posterior import MarkovChains
 from recsys_vae.posterior.density import latent_model
@@ -120,7 +120,7 @@ def _histories(recommender: Recommender, config: DictConfig) -> tuple[np.ndarray
                 "more can be had by users=simulated or input=FILE"
             )
         return held_out.user_ids[:n_users], held_out.history[:n_users]
-    if not isinstance(recommender.model, MultVAE):
+    if not isinstance(recommender.model, MultinomialVAE):
         raise UserError(f"users: simulated wants a VAE, came {type(recommender.model).__name__}")
     lengths = np.resize(np.diff(held_out.history.indptr), n_users)
     return np.arange(n_users), simulate_histories(recommender.model, lengths, config.seed)[1]

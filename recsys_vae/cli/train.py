@@ -45,7 +45,7 @@ from recsys_vae.exports.run_directory import interrupted_run_path
 from recsys_vae.full_ranking import evaluate_full_ranking
 from recsys_vae.interactions import Split
 from recsys_vae.interactions.datamodule import HistoryDataModule
-from recsys_vae.models import ClosedFormModel, MultVAE, RecommenderModel
+from recsys_vae.models import ClosedFormModel, MultinomialVAE, RecommenderModel
 from recsys_vae.models.base import check_positive
 from recsys_vae.recommender import Recommender
 from recsys_vae.training import Fit, VAETrainer, supports_fast_bfloat16
@@ -146,7 +146,7 @@ def _fit(
     if isinstance(model, ClosedFormModel):
         model.fit(split.train.matrix)
         return None
-    assert isinstance(model, MultVAE)
+    assert isinstance(model, MultinomialVAE)
     trainer: VAETrainer = build(
         config.trainer, progress_bar=config.trainer.progress_bar and in_terminal() and is_first_process()
     )
@@ -157,7 +157,7 @@ def _fit(
         log.warning("trainer.precision: this CPU has no bfloat16 arithmetic, so 32-true would be quicker")
     item_counts = split.train.item_counts
 
-    def validate(candidate: MultVAE) -> dict[str, float]:
+    def validate(candidate: MultinomialVAE) -> dict[str, float]:
         result = evaluate_full_ranking(
             candidate.score, split.validation, [trainer.monitor], item_counts, config.evaluation.batch_size
         )

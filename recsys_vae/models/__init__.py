@@ -9,8 +9,10 @@ from recsys_vae.models.item_knn import ItemKNN
 from recsys_vae.models.linear_autoencoder import DLAE, EASE, EDLAE, RDLAE, RLAE, LinearAutoencoder
 from recsys_vae.models.mult_dae import MultDAE
 from recsys_vae.models.mult_vae import MultVAE
+from recsys_vae.models.multinomial_vae import MultinomialVAE
 from recsys_vae.models.popularity import Popularity
 from recsys_vae.models.ppca import PPCA
+from recsys_vae.models.rec_vae import RecVAE
 from recsys_vae.models.sparse_rows import SparseRows
 
 __all__ = [
@@ -29,7 +31,9 @@ __all__ = [
     "LinearAutoencoder",
     "MultDAE",
     "MultVAE",
+    "MultinomialVAE",
     "Popularity",
+    "RecVAE",
     "RecommenderModel",
     "SparseRows",
 ]

@@ -74,11 +74,15 @@ class _SampledGradient(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, sampled, items = ctx.saved_tensors
         per_user = grad_outputs[0]
-        grad_hidden = (sampled @ weight.index_select(0, items)).mul_(per_user.unsqueeze(-1))
-        grad_weight = torch.zeros_like(weight)
-        grad_weight[items] = sampled.t() @ (hidden * per_user.unsqueeze(-1))
-        grad_bias = weight.new_zeros(len(weight))
-        grad_bias[items] = per_user @ sampled
+        grad_hidden = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_hidden = (sampled @ weight.index_select(0, items)).mul_(per_user.unsqueeze(-1))
+        if ctx.needs_input_grad[1]:
+            grad_weight = torch.zeros_like(weight)
+            grad_weight[items] = sampled.t() @ (hidden * per_user.unsqueeze(-1))
+        if ctx.needs_input_grad[2]:
+            grad_bias = weight.new_zeros(len(weight))
+            grad_bias[items] = per_user @ sampled
         return grad_hidden, grad_weight, grad_bias, None, None, None
 
 

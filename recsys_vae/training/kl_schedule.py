@@ -17,10 +17,13 @@ class LinearKLSchedule:
     Attributes:
         cap: final weight, the paper's beta; 1 is the evidence lower bound, less leans towards fitting the data.
         epochs: epochs until the cap is reached; may be fractional; 0 means the cap from the first step.
+        per_item: whether the weight is for each item of a user's history, the gamma of Shenbin et al. 2020 (section
+            3.4): the KL term of a user with n items weighs ``n`` times as much, as the log-likelihood does.
     """
 
     cap: float = 0.2
     epochs: float = 50.0
+    per_item: bool = False
 
     def __post_init__(self) -> None:
         for name in ("cap", "epochs"):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from scipy.sparse import csr_array
 from torch import Tensor
 
-from recsys_vae.models import MultVAE, SparseRows
+from recsys_vae.models import MultinomialVAE, SparseRows
 from recsys_vae.training.kl_schedule import LinearKLSchedule
 from recsys_vae.training.learning_rate import LearningRateSchedule
 from recsys_vae.training.objective import Objective
@@ -21,6 +20,9 @@ OptimiserFactory = Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer]
 
 class LitVAE(pl.LightningModule):
     """Minimises ``-(log_likelihood - kl_weight * kl)``, averaged over the users of a batch.
+
+    An epoch is ``objective.n_passes`` passes over the users. The weight may be for each item of a history
+    (``kl_schedule.per_item``).
 
     All randomness of a step (input dropout, posterior draws) comes from a generator seeded by
     ``(seed, epoch, batch, rank)``: a resumed run needs no stored random state to repeat it.
@@ -36,7 +38,7 @@ class LitVAE(pl.LightningModule):
 
     def __init__(
         self,
-        model: MultVAE,
+        model: MultinomialVAE,
         objective: Objective,
         kl_schedule: LinearKLSchedule,
         optimiser: OptimiserFactory,
@@ -55,8 +57,9 @@ class LitVAE(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Weights decay where the configuration says so; biases never do, as in the paper's code."""
-        matrices = [p for p in self.model.parameters() if p.ndim == 2]
-        biases = [p for p in self.model.parameters() if p.ndim != 2]
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        matrices = [p for p in trained if p.ndim == 2]
+        biases = [p for p in trained if p.ndim != 2]
         optimiser = self.make_optimiser([{"params": matrices}, {"params": biases, "weight_decay": 0.0}])
         total_steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -78,17 +81,31 @@ class LitVAE(pl.LightningModule):
             self._generator = torch.Generator(self.device)
         return self._generator.manual_seed((int(words[0]) << 31) ^ int(words[1]))
 
+    @property
+    def n_passes(self) -> int:
+        """Passes over the users in an epoch; the data module makes the batches for so many."""
+        return self.objective.n_passes
+
+    def on_train_start(self) -> None:
+        """A fresh run, or the rest of a resumed one."""
+        self.objective.begin_training(self.model)
+
     def on_train_epoch_start(self) -> None:
         """Forget the sums of the epoch before."""
         self.sums = {}
 
-    def training_step(self, batch: csr_array, batch_idx: int) -> Tensor:
-        """Loss of one batch of histories, in nats per user."""
-        rows = SparseRows.from_csr(batch, self.device)
-        terms = self.objective(self.model, rows, self.step_generator(batch_idx))
+    def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
+        """Loss of one batch, in nats per user: the users' rows in the training data, and their histories."""
+        users, histories = batch
+        number, step = divmod(batch_idx, self.steps_per_epoch // self.n_passes)
+        if step == 0:
+            self.objective.begin_pass(self.model, number, self.trainer.datamodule.matrix)  # type: ignore[attr-defined]
+        rows = SparseRows.from_csr(histories, self.device)
+        terms = self.objective(self.model, rows, self.step_generator(batch_idx), users)
         kl_weight = self.kl_schedule.kl_weight(self.global_step, self.steps_per_epoch)
         log_likelihood, kl = terms.log_likelihood.mean(), terms.kl.mean()
-        loss = kl_weight * kl - log_likelihood
+        weighted = (terms.kl * rows.row_sums(rows.values)).mean() if self.kl_schedule.per_item else kl
+        loss = kl_weight * weighted - log_likelihood
         self._add(rows.n_users, loss=loss, log_likelihood=log_likelihood, kl=kl)
         return loss
 

@@ -5,14 +5,15 @@ Liang et al. 2018, eq. 5 and 6: ``E_q[log p(x|z)] - kl_weight * KL(q(z|x) || p(z
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
+from scipy.sparse import csr_array
 from torch import Tensor
 
-from recsys_vae.models import GaussianPosterior, SparseRows
+from recsys_vae.models import GaussianPosterior, MultinomialVAE, SparseRows
 from recsys_vae.models.base import check_interval, check_positive
 
 
@@ -43,8 +44,26 @@ class LatentModel(Protocol):
         ...
 
 
-# Computes the terms on a batch of histories; all randomness comes from the generator.
-Objective = Callable[[LatentModel, SparseRows, torch.Generator | None], ObjectiveTerms]
+class Objective(ABC):
+    """Computes the terms on a batch of histories. ``n_passes`` is how often an epoch goes through the users."""
+
+    n_passes = 1
+
+    def begin_training(self, model: MultinomialVAE) -> None:  # noqa: B027  # most keep nothing between batches
+        """Called before the first epoch of a run, or of the rest of a resumed one."""
+
+    def begin_pass(self, model: MultinomialVAE, number: int, histories: csr_array) -> None:  # noqa: B027
+        """Called before each pass over ``histories`` ``(users, items)``; ``number`` counts from 0 in every epoch."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        model: LatentModel,
+        histories: SparseRows,
+        generator: torch.Generator | None,
+        users: Tensor | None = None,
+    ) -> ObjectiveTerms:
+        """Terms per user; all randomness comes from the generator. ``users`` are their rows in the training data."""
 
 
 def gaussian_kl(posterior: GaussianPosterior) -> Float[Tensor, " users"]:
@@ -67,7 +86,7 @@ def sample_gaussian(
     return torch.addcmul(posterior.mean, posterior.standard_deviation, noise)
 
 
-class MonteCarloELBO:
+class MonteCarloELBO(Objective):
     """Estimate ``E_q[log p(x|z)]`` by the mean over ``n_samples`` reparameterised draws; the KL is exact.
 
     Unbiased for any ``n_samples``; the variance falls as its inverse. One draw, as in the paper, is usual.
@@ -76,12 +95,16 @@ class MonteCarloELBO:
 
     def __init__(self, n_samples: int = 1, gradient_share: float = 1.0) -> None:
         check_positive("objective.n_samples", n_samples)
-        _check_share(gradient_share)
+        check_share(gradient_share)
         self.n_samples = n_samples
         self.gradient_share = gradient_share
 
     def __call__(
-        self, model: LatentModel, histories: SparseRows, generator: torch.Generator | None
+        self,
+        model: LatentModel,
+        histories: SparseRows,
+        generator: torch.Generator | None,
+        users: Tensor | None = None,
     ) -> ObjectiveTerms:
         """Terms per user."""
         posterior = model.encode(histories, generator=generator)
@@ -93,18 +116,22 @@ class MonteCarloELBO:
         return ObjectiveTerms(torch.stack(log_likelihoods).mean(dim=0), gaussian_kl(posterior))
 
 
-class PointLogLikelihood:
+class PointLogLikelihood(Objective):
     """``log p(x | z)`` at the encoder's point estimate, without a KL term: the objective of Mult-DAE.
 
     ``gradient_share`` is that of :class:`MonteCarloELBO`.
     """
 
     def __init__(self, gradient_share: float = 1.0) -> None:
-        _check_share(gradient_share)
+        check_share(gradient_share)
         self.gradient_share = gradient_share
 
     def __call__(
-        self, model: LatentModel, histories: SparseRows, generator: torch.Generator | None
+        self,
+        model: LatentModel,
+        histories: SparseRows,
+        generator: torch.Generator | None,
+        users: Tensor | None = None,
     ) -> ObjectiveTerms:
         """Terms per user; the KL is 0."""
         latent = model.encode(histories, generator=generator).mean
@@ -114,5 +141,6 @@ class PointLogLikelihood:
         return ObjectiveTerms(log_likelihood, torch.zeros_like(log_likelihood))
 
 
-def _check_share(gradient_share: float) -> None:
+def check_share(gradient_share: float) -> None:
+    """Raise :class:`UserError` unless it is a share of the items, and not of none."""
     check_interval("objective.gradient_share", gradient_share, 0.0, 1.0, include_low=False, include_high=True)

@@ -16,7 +16,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import EarlyStopping, RichProgressBar
 
 from recsys_vae.errors import UserError
-from recsys_vae.models import MultVAE
+from recsys_vae.models import MultinomialVAE
 from recsys_vae.models.base import check_interval, check_positive
 from recsys_vae.training.allocator import keep_freed_memory
 from recsys_vae.training.callbacks import (
@@ -89,7 +89,7 @@ class VAETrainer:
 
     def fit(
         self,
-        model: MultVAE,
+        model: MultinomialVAE,
         datamodule: pl.LightningDataModule,
         validate: Validate,
         *,
