@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recsys_vae.errors import UserError
 from recsys_vae.exports import Run
-from recsys_vae.models import RecommenderModel
+from recsys_vae.models import Hybrid, RecommenderModel
 from recsys_vae.posterior import InferredPosterior, PosteriorMethod, Predictive, predict
 from recsys_vae.posterior.base import Progress
 from recsys_vae.posterior.checks import check_at_least
@@ -93,8 +93,9 @@ class Inference:
             inferred = self._infer(batch)
             if self.predictive == "plug_in":
                 inferred = InferredPosterior(inferred.mean, inferred.standard_deviation)
+            predicted = predict(self.model, inferred, max_draws=self.max_draws, with_deviation=with_deviation)
             parts.append(
-                predict(self.model, inferred, max_draws=self.max_draws, with_deviation=with_deviation)
+                _fused(self.model, predicted, batch) if isinstance(self.model, Hybrid) else predicted
             )
         deviations = [part.standard_deviation for part in parts if part.standard_deviation is not None]
         return Predictive(
@@ -102,7 +103,7 @@ class Inference:
         )
 
     def score(self, histories: csr_array) -> Float[Tensor, "users items"]:
-        """Scores of every item; the logarithm of the predictive probability for a softmax model."""
+        """Scores of every item; the logarithm of the predictive probability for a softmax model, fused for a hybrid."""
         return self.predict(histories).scores
 
     def vectors(self, histories: csr_array) -> dict[str, Float[np.ndarray, "users latent"]]:
@@ -125,6 +126,15 @@ class Inference:
     def diagnostics(self) -> dict[str, Float[np.ndarray, " users"]]:
         """What the method said of each user; see ``remember``."""
         return {name: np.concatenate(parts) for name, parts in self._diagnostics.items()}
+
+
+def _fused(model: Hybrid, predicted: Predictive, histories: csr_array) -> Predictive:
+    """What the variational path predicts, added to the linear path, of which there is one opinion only."""
+    deviation = predicted.standard_deviation
+    return Predictive(
+        model.fuse(predicted.scores, histories),
+        None if deviation is None else model.variational_weight * deviation,
+    )
 
 
 def _seed_of(seed: int, histories: csr_array) -> int:

@@ -16,8 +16,8 @@ from recsys_vae.cli.stages import refuse_null
 from recsys_vae.errors import UserError
 from recsys_vae.exports import check_output, read_histories, write_vectors
 from recsys_vae.exports.embeddings import write_vector_blocks
-from recsys_vae.models import PPCA, MultinomialVAE
-from recsys_vae.models.base import check_positive
+from recsys_vae.models import RecommenderModel
+from recsys_vae.models.base import RetrievalModel, TasteModel, check_positive
 from recsys_vae.recommender import Recommender, batches, load
 
 log = logging.getLogger(__name__)
@@ -39,11 +39,7 @@ def run(config: DictConfig) -> None:
     check_positive("batch_size", config.batch_size)
     method = build_method(config)
     recommender = load(config.run, pick_device(config.accelerator))
-    model = recommender.model
-    if not isinstance(model, MultinomialVAE | PPCA):
-        raise UserError(
-            f"run: {type(model).__name__} has no vectors to export; expected a VAE, a DAE or PPCA"
-        )
+    _check_has_vectors(recommender.model, config)
     inference = use_posterior(recommender, method, config)
     if inference is not None and (config.what == "items" or config.space == "retrieval"):
         raise UserError(
@@ -52,13 +48,27 @@ def run(config: DictConfig) -> None:
         )
     if config.what == "items":
         # Items have vectors in one space only: the output weights, whose products with users' vectors are scores.
-        vectors = model.item_vectors().float().cpu().numpy()
+        assert isinstance(recommender.model, RetrievalModel)
+        vectors = recommender.model.item_vectors().float().cpu().numpy()
         ids = recommender.catalogue.item_ids
         write_vectors(output, ids, [{"vector": vectors}], id_name="item_id")
         n_rows = len(ids)
     else:
         n_rows = _export_users(output, recommender, config)
     console.print(f"{n_rows} {config.what}: {output}", markup=False)
+
+
+def _check_has_vectors(model: RecommenderModel, config: DictConfig) -> None:
+    name = type(model).__name__
+    if not isinstance(model, TasteModel):
+        raise UserError(
+            f"run: {name} has no vectors to export; expected a model with a latent space, such as mult_vae"
+        )
+    if (config.what == "items" or config.space == "retrieval") and not isinstance(model, RetrievalModel):
+        raise UserError(
+            f"run: the scores of {name} are no inner products of short vectors; "
+            "expected what=users space=latent, or a model such as mult_vae"
+        )
 
 
 def _export_users(output: Path, recommender: Recommender, config: DictConfig) -> int:
@@ -101,7 +111,7 @@ class _Encoder:
         if self.space == "latent":
             return self.recommender.taste_vectors(histories)
         model = self.recommender.model
-        assert isinstance(model, MultinomialVAE | PPCA)
+        assert isinstance(model, RetrievalModel)
         return {"vector": model.user_vectors(histories).float().cpu().numpy()}
 
     def warn(self) -> None:

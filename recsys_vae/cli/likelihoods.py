@@ -42,8 +42,7 @@ def check_likelihood(config: DictConfig) -> None:
 
 def report_likelihood(recommender: Recommender, histories: csr_array, config: DictConfig) -> dict[str, Any]:
     """Print mean and standard error over the users, in nats, and return them."""
-    model = recommender.model
-    latent_model(model)
+    model = latent_model(recommender.model)
     if config.likelihood == "bidirectional":
         if not isinstance(model, MultinomialVAE):
             raise UserError(f"likelihood: bidirectional simulates a VAE's users, came {type(model).__name__}")
@@ -71,7 +70,7 @@ def _of_batch(
     config: DictConfig,
     seed: int,
 ) -> dict[str, torch.Tensor]:
-    model = recommender.model
+    model = latent_model(recommender.model)
     sizes = sorted(
         {*(size for size in BOUND_SIZES if size < config.likelihood_draws), config.likelihood_draws}
     )

@@ -120,10 +120,11 @@ def _histories(recommender: Recommender, config: DictConfig) -> tuple[np.ndarray
                 "more can be had by users=simulated or input=FILE"
             )
         return held_out.user_ids[:n_users], held_out.history[:n_users]
-    if not isinstance(recommender.model, MultinomialVAE):
-        raise UserError(f"users: simulated wants a VAE, came {type(recommender.model).__name__}")
+    model = latent_model(recommender.model)
+    if not isinstance(model, MultinomialVAE):
+        raise UserError(f"users: simulated wants a VAE, came {type(model).__name__}")
     lengths = np.resize(np.diff(held_out.history.indptr), n_users)
-    return np.arange(n_users), simulate_histories(recommender.model, lengths, config.seed)[1]
+    return np.arange(n_users), simulate_histories(model, lengths, config.seed)[1]
 
 
 def _arrays(result: SampleResult) -> dict[str, np.ndarray]:

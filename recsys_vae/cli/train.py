@@ -43,9 +43,10 @@ from recsys_vae.exports import RunWriter, default_run_path
 from recsys_vae.exports.report import render_report
 from recsys_vae.exports.run_directory import interrupted_run_path
 from recsys_vae.full_ranking import evaluate_full_ranking
+from recsys_vae.fusion import choose_fusion
 from recsys_vae.interactions import Split
 from recsys_vae.interactions.datamodule import HistoryDataModule
-from recsys_vae.models import ClosedFormModel, MultinomialVAE, RecommenderModel
+from recsys_vae.models import ClosedFormModel, Hybrid, MultinomialVAE, RecommenderModel
 from recsys_vae.models.base import check_positive
 from recsys_vae.recommender import Recommender
 from recsys_vae.training import Fit, VAETrainer, supports_fast_bfloat16
@@ -146,6 +147,8 @@ def _fit(
     if isinstance(model, ClosedFormModel):
         model.fit(split.train.matrix)
         return None
+    if isinstance(model, Hybrid):
+        return _fit_hybrid(config, model, split, writer, on_epoch)
     assert isinstance(model, MultinomialVAE)
     trainer: VAETrainer = build(
         config.trainer, progress_bar=config.trainer.progress_bar and in_terminal() and is_first_process()
@@ -183,6 +186,28 @@ def _fit(
         on_start=lambda epoch: None if writer is None else writer.truncate_history(epoch - 1),
     )
     log.info("best epoch %d: validation %s %.4f", fit.best_epoch, trainer.monitor, fit.best_score)
+    return fit
+
+
+def _fit_hybrid(
+    config: DictConfig,
+    model: Hybrid,
+    split: Split,
+    writer: RunWriter | None,
+    on_epoch: Callable[[Any], None],
+) -> Fit | None:
+    """Each path on its own, and then how to add them up, on the validation users."""
+    if writer is not None:  # further processes have a share in the gradient steps only
+        model.linear.fit(split.train.matrix)
+    fit = _fit(config, model.variational, split, writer, on_epoch)
+    if writer is not None:
+        choose_fusion(
+            model,
+            split.validation,
+            config.trainer.monitor,
+            split.train.item_counts,
+            config.evaluation.batch_size,
+        )
     return fit
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from recsys_vae.errors import UserError
+from recsys_vae.models.gaussian_posterior import GaussianPosterior
 
 
 class RecommenderModel(nn.Module, ABC):
@@ -54,6 +56,28 @@ class ClosedFormModel(RecommenderModel):
     @abstractmethod
     def fit(self, matrix: csr_array) -> ClosedFormModel:
         """Learn from a training matrix ``(users, items)`` and return the model itself."""
+
+
+@runtime_checkable
+class TasteModel(Protocol):
+    """A recommender that places users in a latent space."""
+
+    def posterior(self, histories: csr_array) -> GaussianPosterior:
+        """The model's own posterior of each user's taste, ``(users, latent)``."""
+        ...
+
+
+@runtime_checkable
+class RetrievalModel(Protocol):
+    """A recommender whose scores are inner products of vectors that are not longer than is worth keeping."""
+
+    def user_vectors(self, histories: csr_array) -> Float[Tensor, "users features"]:
+        """Of each user, from the history."""
+        ...
+
+    def item_vectors(self) -> Float[Tensor, "items features"]:
+        """Of each item."""
+        ...
 
 
 def check_positive(name: str, value: int) -> None:

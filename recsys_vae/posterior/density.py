@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from recsys_vae.errors import UserError
-from recsys_vae.models import GaussianPosterior, MultDAE, RecommenderModel, SparseRows
+from recsys_vae.models import GaussianPosterior, Hybrid, MultDAE, RecommenderModel, SparseRows
 from recsys_vae.samplers import DiagonalGaussian
 
 
@@ -94,7 +94,9 @@ def standard_normal_log_density(latent: Float[Tensor, "*batch latent"]) -> Float
 
 
 def latent_model(model: RecommenderModel) -> Any:
-    """The model, as one that has a posterior. Raises :class:`UserError` for one that has none."""
+    """The model, or that path of a hybrid, which has a posterior. Raises :class:`UserError` for one that has none."""
+    if isinstance(model, Hybrid):
+        model = model.variational
     if isinstance(model, MultDAE) or not isinstance(model, LatentModel):
         raise UserError(
             f"posterior: expected a model with a posterior over tastes, such as mult_vae, came {type(model).__name__}"
