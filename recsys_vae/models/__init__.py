@@ -11,6 +11,8 @@ from recsys_vae.models.mult_dae import MultDAE
 from recsys_vae.models.mult_vae import MultVAE
 from recsys_vae.models.popularity import Popularity
 from recsys_vae.models.ppca import PPCA
+from recsys_vae.models.rp3beta import RP3Beta
+from recsys_vae.models.slim import SLIM
 from recsys_vae.models.sparse_rows import SparseRows
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "PPCA",
     "RDLAE",
     "RLAE",
+    "SLIM",
     "ChowLiu",
     "ClosedFormModel",
     "GaussianPosterior",
@@ -30,6 +33,7 @@ __all__ = [
     "MultDAE",
     "MultVAE",
     "Popularity",
+    "RP3Beta",
     "RecommenderModel",
     "SparseRows",
 ]
