@@ -14,6 +14,8 @@ from recsys_vae.models.multinomial_vae import MultinomialVAE
 from recsys_vae.models.popularity import Popularity
 from recsys_vae.models.ppca import PPCA
 from recsys_vae.models.rec_vae import RecVAE
+from recsys_vae.models.rp3beta import RP3Beta
+from recsys_vae.models.slim import SLIM
 from recsys_vae.models.sparse_rows import SparseRows
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "PPCA",
     "RDLAE",
     "RLAE",
+    "SLIM",
     "ChowLiu",
     "ClosedFormModel",
     "GaussianPosterior",
@@ -36,6 +39,7 @@ __all__ = [
     "MultinomialVAE",
     "Popularity",
     "RecVAE",
+    "RP3Beta",
     "RecommenderModel",
     "SparseRows",
 ]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import warnings
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.sparse import csr_array
@@ -13,6 +11,7 @@ from torch import Tensor
 
 from recsys_vae.graphical.sparse_gaussian_field import max_weights, sparse_gaussian_field
 from recsys_vae.models.base import ClosedFormModel, check_interval, check_positive
+from recsys_vae.models.sparse_weights import SparseWeights
 
 log = logging.getLogger(__name__)
 
@@ -53,15 +52,8 @@ class GMRF(ClosedFormModel):
         self.alpha = alpha
         self.block_share = block_share
         self.max_neighbours = max_neighbours
-        capacity = max_weights(n_items, density)
-        self.offsets: Tensor
-        self.targets: Tensor
-        self.values: Tensor
+        self.sparse = SparseWeights(n_items, max_weights(n_items, density))
         self.intercept: Tensor
-        # Rows of the weights, compressed; what the field leaves free of targets and values stays 0.
-        self.register_buffer("offsets", torch.zeros(n_items + 1, dtype=_index_type(capacity)))
-        self.register_buffer("targets", torch.zeros(capacity, dtype=_index_type(capacity)))
-        self.register_buffer("values", torch.zeros(capacity))
         self.register_buffer("intercept", torch.zeros(n_items))
 
     def fit(self, matrix: csr_array) -> GMRF:
@@ -77,50 +69,16 @@ class GMRF(ClosedFormModel):
         )
         n_weights = field.weights.nnz
         log.info("gmrf: %d weights, %.2f %% of all", n_weights, 100.0 * n_weights / self.n_items**2)
-        self.offsets.copy_(torch.from_numpy(field.weights.indptr))
-        self.targets.zero_()[:n_weights] = torch.from_numpy(field.weights.indices)
-        self.values.zero_()[:n_weights] = torch.from_numpy(field.weights.data)
+        self.sparse.store(field.weights)
         self.intercept.copy_(torch.from_numpy(field.mean - field.weights.T @ field.mean))
         return self
 
     def weights(self) -> csr_array:
         """From the item had (row) to the item scored (column)."""
-        offsets = self.offsets.cpu().numpy()
-        n_weights = int(offsets[-1])
-        values, targets = self.values[:n_weights].cpu().numpy(), self.targets[:n_weights].cpu().numpy()
-        return csr_array((values, targets, offsets), shape=(self.n_items, self.n_items))
+        return self.sparse.matrix()
 
     @torch.no_grad()
     def score(self, histories: csr_array) -> Float[Tensor, "users items"]:
         """``x B + mean - mean B``."""
         self.check_histories(histories)
-        return _dense_product(histories.astype(np.float32), self.weights(), self.intercept.cpu()).to(
-            self.device
-        )
-
-
-def _index_type(n_weights: int) -> torch.dtype:
-    return torch.int32 if n_weights < 2**31 else torch.int64
-
-
-def _dense_product(
-    rows: csr_array, weights: csr_array, intercept: Float[Tensor, " items"]
-) -> Float[Tensor, "users items"]:
-    """``rows weights + intercept`` on the host, a product of sparse matrices whose outcome is dense."""
-    has_mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
-    if not has_mkl or weights.indptr.dtype != np.int32:
-        return torch.from_numpy((rows @ weights).toarray()).add_(intercept)
-    # MKL writes into the dense outcome: several times quicker than SciPy, which makes a third sparse matrix first.
-    scores = torch.zeros(rows.shape[0], weights.shape[1])
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
-        scores.addmm_(_sparse_tensor(rows), _sparse_tensor(weights))
-    return scores.add_(intercept)
-
-
-def _sparse_tensor(matrix: csr_array) -> Tensor:
-    offsets, columns = (
-        torch.from_numpy(part.astype(np.int32, copy=False)) for part in (matrix.indptr, matrix.indices)
-    )
-    values = torch.from_numpy(matrix.data)
-    return torch.sparse_csr_tensor(offsets, columns, values, size=matrix.shape, check_invariants=False)
+        return self.sparse.product(histories).add_(self.intercept.cpu()).to(self.device)

@@ -1,4 +1,4 @@
-"""Item-based nearest neighbours with shrunk cosine similarity (Sarwar et al. 2001; shrinkage as Bell & Koren 2007)."""
+"""Item-based nearest neighbours, Sarwar et al. 2001, by Aiolli's asymmetric cosine (2013) with shrinkage."""
 
 from __future__ import annotations
 
@@ -9,61 +9,63 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from recsys_vae.models.base import ClosedFormModel, check_interval, check_positive
-
-_BLOCK_ENTRIES = 2**25  # similarities held dense at a time: 128 MiB of float32
+from recsys_vae.models.gram_matrix import gram_diagonal, weight_users
+from recsys_vae.models.sparse_weights import SparseWeights, keep_strongest
 
 
 class ItemKNN(ClosedFormModel):
     """Score an item by the similarities of the history's items to it, each item keeping its nearest neighbours.
 
-    The similarity of items i and j with co-occurrence ``c_ij`` is ``c_ij / (sqrt(c_ii c_jj) + shrinkage)``.
+    The similarity of item i of the history to item j is ``c_ij / (c_ii^(1 - asymmetry) c_jj^asymmetry + shrinkage)``
+    with the co-occurrences ``c_ij = sum_u w_u x_ui x_uj``; at an asymmetry of 0.5 it is the cosine.
 
     Args:
         n_items: size of the catalogue; comes from the data.
         n_neighbours: how many neighbours an item keeps.
         shrinkage: pulls similarities that rest on few users towards zero.
+        asymmetry: share of the scored item's popularity in the denominator, from 0 to 1; the less, the more popular
+            the items that are recommended.
+        user_exponent: a user of n items has a weight proportional to ``n^-user_exponent``.
     """
 
-    def __init__(self, n_items: int, n_neighbours: int = 100, shrinkage: float = 10.0) -> None:
+    def __init__(
+        self,
+        n_items: int,
+        n_neighbours: int = 100,
+        shrinkage: float = 10.0,
+        asymmetry: float = 0.5,
+        user_exponent: float = 0.0,
+    ) -> None:
         super().__init__(n_items)
         check_positive("model.n_neighbours", n_neighbours)
         check_interval("model.shrinkage", shrinkage, 0.0, float("inf"))
+        check_interval("model.asymmetry", asymmetry, 0.0, 1.0, include_high=True)
+        check_interval("model.user_exponent", user_exponent, 0.0, float("inf"))
         self.n_neighbours = min(n_neighbours, n_items)
         self.shrinkage = shrinkage
-        self.neighbours: Tensor
-        self.similarities: Tensor
-        self.register_buffer("neighbours", torch.zeros(n_items, self.n_neighbours, dtype=torch.int32))
-        self.register_buffer("similarities", torch.zeros(n_items, self.n_neighbours))
+        self.asymmetry = asymmetry
+        self.user_exponent = user_exponent
+        self.sparse = SparseWeights(n_items, n_items * self.n_neighbours)
 
     def fit(self, matrix: csr_array) -> ItemKNN:
         """Similarities are formed a block of items at a time, never all at once."""
         self.check_histories(matrix)
-        by_item = matrix.T.tocsr().astype(np.float32)
-        norms = np.sqrt(np.asarray(by_item.multiply(by_item).sum(axis=1)).ravel())
-        block = max(1, _BLOCK_ENTRIES // self.n_items)
-        for start in range(0, self.n_items, block):
-            rows = slice(start, min(start + block, self.n_items))
-            similarity = torch.from_numpy((by_item[rows] @ matrix).toarray())
-            scale = torch.from_numpy(np.outer(norms[rows], norms)) + self.shrinkage
-            similarity.div_(scale.clamp_min_(torch.finfo(torch.float32).tiny))
-            offsets = torch.arange(similarity.shape[0])
-            similarity[offsets, offsets + start] = 0.0
-            nearest = similarity.topk(self.n_neighbours, dim=-1)
-            self.similarities[rows] = nearest.values
-            self.neighbours[rows] = nearest.indices.int()
+        weighted = weight_users(matrix, self.user_exponent)
+        by_item = weighted.T.tocsr()
+        own = gram_diagonal(weighted)
+        of_history, of_scored = own ** (1.0 - self.asymmetry), own**self.asymmetry
+
+        def to_targets(targets: slice) -> Tensor:
+            similarity = torch.from_numpy((by_item[targets] @ weighted).toarray())
+            scale = torch.from_numpy(np.outer(of_scored[targets], of_history)) + self.shrinkage
+            return similarity.div_(scale.clamp_min_(torch.finfo(torch.float32).tiny))
+
+        strongest = keep_strongest(to_targets, self.n_items, self.n_neighbours)
+        self.sparse.store(strongest.T.tocsr())
         return self
 
     @torch.no_grad()
     def score(self, histories: csr_array) -> Float[Tensor, "users items"]:
         """Sum over the history's items of their similarity, for each item that counts them as neighbours."""
         self.check_histories(histories)
-        offsets = np.arange(self.n_items + 1, dtype=np.int64) * self.n_neighbours
-        similarity = csr_array(
-            (
-                self.similarities.cpu().numpy().ravel(),
-                self.neighbours.cpu().numpy().ravel().astype(np.int64),
-                offsets,
-            ),
-            shape=(self.n_items, self.n_items),
-        )
-        return torch.from_numpy((histories.astype(np.float32) @ similarity.T).toarray()).to(self.device)
+        return self.sparse.product(histories).to(self.device)

@@ -45,16 +45,19 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from recsys_vae.errors import UserError
-from recsys_vae.models.base import ClosedFormModel, check_interval
+from recsys_vae.models.base import ClosedFormModel, check_interval, check_positive
 from recsys_vae.models.gram_matrix import gram_diagonal, row_blocks, weight_users, write_gram_matrix
 from recsys_vae.models.memory import GIB, check_memory
+from recsys_vae.models.neighbourhood_weights import neighbourhood_weights, working_memory
 from recsys_vae.models.sparse_rows import SparseRows, sparse_product
+from recsys_vae.models.sparse_weights import SparseWeights
 
 log = logging.getLogger(__name__)
 
 _BLOCK_ENTRIES = 2**24
 # The inverse is wrong by about eps times the condition number, relatively: more than 1 % at worst is not accepted.
 _WORST_ERROR = 0.01
+_REMEDY = "lower it, and larger catalogues have sparse weights"
 
 
 class LinearAutoencoder(ClosedFormModel):
@@ -71,6 +74,9 @@ class LinearAutoencoder(ClosedFormModel):
         user_exponent: a user of n items has a weight proportional to ``n^-user_exponent``.
         precision: of the inversion, ``float64`` or ``float32``, where one that turns out to be ill-conditioned is
             repeated in float64. The weights are kept in float32.
+        dense_limit: above so many items the weights are sparse, those of
+            :func:`recsys_vae.models.neighbourhood_weights.neighbourhood_weights`.
+        n_neighbours: weights that an item then has, at most, besides its own.
     """
 
     def __init__(
@@ -81,6 +87,8 @@ class LinearAutoencoder(ClosedFormModel):
         max_diagonal: float,
         user_exponent: float,
         precision: str = "float64",
+        dense_limit: int = 40_000,
+        n_neighbours: int = 200,
     ) -> None:
         super().__init__(n_items)
         check_interval("model.l2", l2, 0.0, float("inf"), include_low=False)
@@ -93,13 +101,20 @@ class LinearAutoencoder(ClosedFormModel):
         self.dropout = dropout
         self.max_diagonal = max_diagonal
         self.user_exponent = user_exponent
+        check_positive("model.dense_limit", dense_limit)
+        check_positive("model.n_neighbours", n_neighbours)
         self.precision = precision
-        check_memory("n_items", f"the weights of {n_items} items", 4 * n_items**2, "leave rare items out")
-        self.weight: Tensor
-        self.register_buffer("weight", torch.zeros(n_items, n_items))
+        self.n_neighbours = min(n_neighbours, n_items - 1)
+        self.is_sparse = n_items > dense_limit
+        if self.is_sparse:
+            self.sparse = SparseWeights(n_items, n_items * (self.n_neighbours + 1))
+        else:
+            self.weight: Tensor
+            check_memory("model.dense_limit", f"{n_items} x {n_items} weights", 4 * n_items**2, _REMEDY)
+            self.register_buffer("weight", torch.zeros(n_items, n_items))
 
     def fit(self, matrix: csr_array) -> LinearAutoencoder:
-        """Invert the regularised Gram matrix by Cholesky's factorisation.
+        """Invert the regularised Gram matrix by Cholesky's factorisation, or its blocks where the weights are sparse.
 
         Raises :class:`UserError` when the working memory is not to be had, and when ``l2`` leaves the matrix singular.
         """
@@ -107,6 +122,21 @@ class LinearAutoencoder(ClosedFormModel):
         self._announce()
         weighted = weight_users(matrix, self.user_exponent)
         ridge = self.l2 + self.dropout / (1.0 - self.dropout) * gram_diagonal(weighted)
+        if self.is_sparse:
+            self.sparse.store(neighbourhood_weights(weighted, ridge, self.max_diagonal, self.n_neighbours))
+        else:
+            self._fit_dense(weighted, ridge)
+        return self
+
+    @torch.no_grad()
+    def score(self, histories: csr_array) -> Float[Tensor, "users items"]:
+        """``x B``."""
+        self.check_histories(histories)
+        if self.is_sparse:
+            return self.sparse.product(histories).to(self.device)
+        return sparse_product(SparseRows.from_csr(histories, self.device), self.weight)
+
+    def _fit_dense(self, weighted: csr_array, ridge: np.ndarray) -> None:
         weight = self.weight.cpu().numpy()  # the buffer itself, unless it lies on another device
         if self.precision == "float32":
             condition = _invert_regularised_gram(weighted, ridge, weight)
@@ -124,30 +154,30 @@ class LinearAutoencoder(ClosedFormModel):
             )
         _inverse_to_weights(weight, ridge, self.max_diagonal)
         self.weight.copy_(torch.from_numpy(weight))
-        return self
-
-    @torch.no_grad()
-    def score(self, histories: csr_array) -> Float[Tensor, "users items"]:
-        """``x B``."""
-        self.check_histories(histories)
-        return sparse_product(SparseRows.from_csr(histories, self.device), self.weight)
 
     def _announce(self) -> None:
+        name, n_items = type(self).__name__, self.n_items
+        if self.is_sparse:
+            size = working_memory(n_items, self.n_neighbours)
+            what = f"sparse weights, {self.n_neighbours + 1} for each of {n_items} items,"
+            check_memory("model.n_neighbours", what, size, "expected fewer")
+            log.info("%s: %s need %.2f GiB to be found", name, what, size / GIB)
+            return
         working = self._check_working_memory(self.precision)
         log.info(
             "%s: %d x %d weights take %.2f GiB, their inversion in %s %.2f GiB more",
-            *(type(self).__name__, self.n_items, self.n_items, 4 * self.n_items**2 / GIB),
-            *(self.precision, working / GIB),
+            *(name, n_items, n_items, 4 * n_items**2 / GIB, self.precision, working / GIB),
         )
 
     def _check_working_memory(self, precision: str) -> int:
         """Bytes besides the weights themselves, in which float32 works."""
         size = (8 if precision == "float64" else 0) * self.n_items**2
         check_memory(
-            "model.precision",
-            f"inverting the Gram matrix of {self.n_items} items in {precision}, besides the weights,",
+            "model.dense_limit",
+            f"Gram matrix and inverse of {self.n_items} items in {precision} (besides weights of "
+            f"{4 * self.n_items**2 / GIB:.1f} GiB, where model.precision=float32 works)",
             size,
-            "expected float32 or fewer items",
+            _REMEDY,
         )
         return size
 
@@ -198,9 +228,15 @@ class EASE(LinearAutoencoder):
     """``l2`` alone, and a zero diagonal (Steck 2019). The arguments are :class:`LinearAutoencoder`'s."""
 
     def __init__(
-        self, n_items: int, l2: float = 500.0, user_exponent: float = 0.0, precision: str = "float64"
+        self,
+        n_items: int,
+        l2: float = 500.0,
+        user_exponent: float = 0.0,
+        precision: str = "float64",
+        dense_limit: int = 40_000,
+        n_neighbours: int = 200,
     ) -> None:
-        super().__init__(n_items, l2, 0.0, 0.0, user_exponent, precision)
+        super().__init__(n_items, l2, 0.0, 0.0, user_exponent, precision, dense_limit, n_neighbours)
 
 
 class EDLAE(LinearAutoencoder):
@@ -209,12 +245,14 @@ class EDLAE(LinearAutoencoder):
     def __init__(
         self,
         n_items: int,
-        l2: float = 200.0,
+        l2: float = 400.0,
         dropout: float = 0.5,
         user_exponent: float = 0.5,
         precision: str = "float64",
+        dense_limit: int = 40_000,
+        n_neighbours: int = 200,
     ) -> None:
-        super().__init__(n_items, l2, dropout, 0.0, user_exponent, precision)
+        super().__init__(n_items, l2, dropout, 0.0, user_exponent, precision, dense_limit, n_neighbours)
 
 
 class DLAE(LinearAutoencoder):
@@ -223,12 +261,14 @@ class DLAE(LinearAutoencoder):
     def __init__(
         self,
         n_items: int,
-        l2: float = 200.0,
+        l2: float = 400.0,
         dropout: float = 0.5,
         user_exponent: float = 0.5,
         precision: str = "float64",
+        dense_limit: int = 40_000,
+        n_neighbours: int = 200,
     ) -> None:
-        super().__init__(n_items, l2, dropout, 1.0, user_exponent, precision)
+        super().__init__(n_items, l2, dropout, 1.0, user_exponent, precision, dense_limit, n_neighbours)
 
 
 class RLAE(LinearAutoencoder):
@@ -241,8 +281,10 @@ class RLAE(LinearAutoencoder):
         max_diagonal: float = 0.5,
         user_exponent: float = 0.5,
         precision: str = "float64",
+        dense_limit: int = 40_000,
+        n_neighbours: int = 200,
     ) -> None:
-        super().__init__(n_items, l2, 0.0, max_diagonal, user_exponent, precision)
+        super().__init__(n_items, l2, 0.0, max_diagonal, user_exponent, precision, dense_limit, n_neighbours)
 
 
 class RDLAE(LinearAutoencoder):
@@ -256,5 +298,9 @@ class RDLAE(LinearAutoencoder):
         max_diagonal: float = 0.5,
         user_exponent: float = 0.5,
         precision: str = "float64",
+        dense_limit: int = 40_000,
+        n_neighbours: int = 200,
     ) -> None:
-        super().__init__(n_items, l2, dropout, max_diagonal, user_exponent, precision)
+        super().__init__(
+            n_items, l2, dropout, max_diagonal, user_exponent, precision, dense_limit, n_neighbours
+        )

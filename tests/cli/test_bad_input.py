@@ -293,7 +293,7 @@ def test_a_split_by_time_of_a_table_without_times(refused, good, split) -> None:
         (["train", "hydra.run.dir=x"], ["hydra.run.dir: unknown key"]),
         (["train", "+hydra.job.name=x"], ["hydra.job.name: unknown key"]),
         (["train", "dataset.path=r.csv"], ["dataset.path: a setting of dataset=table", "add dataset=table"]),
-        (["train", "model.l2=3"], ["model.l2: a setting of model=ease or model=gmrf", "add model=ease"]),
+        (["train", "model.density=0.1"], ["model.density: a setting of model=gmrf", "add model=gmrf"]),
         (["train", "--help", "model=eas"], ["model", "'eas'", "did you mean 'ease'?"]),
         (["train", "dataset=table", "dataset.path=${x}"], ["dataset.path: expected a text without '${'"]),
     ],

@@ -9,9 +9,10 @@ from contract import ModelContract
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_histories import random_histories
+from scipy.optimize import minimize
 
-from recsys_vae.models import EASE, EDLAE, ItemKNN, Popularity
-from recsys_vae.models import item_knn as item_knn_module
+from recsys_vae.errors import UserError
+from recsys_vae.models import EASE, EDLAE, SLIM, ItemKNN, Popularity, RP3Beta, slim, sparse_weights
 
 
 class TestPopularity(ModelContract):
@@ -38,7 +39,7 @@ class TestItemKNN(ModelContract):
         return ItemKNN(matrix.shape[1], n_neighbours=8, shrinkage=2.0).fit(matrix)
 
     def test_similarities_by_hand(self, monkeypatch) -> None:
-        monkeypatch.setattr(item_knn_module, "_BLOCK_ENTRIES", 70)  # blocks of two or three items
+        monkeypatch.setattr(sparse_weights, "_BLOCK_ENTRIES", 70)  # blocks of two or three items
         matrix = random_histories(n_users=40, n_items=30, density=0.3)
         dense = matrix.toarray().astype(np.float64)
         common = dense.T @ dense
@@ -52,10 +53,115 @@ class TestItemKNN(ModelContract):
         np.testing.assert_allclose(scores[:, ~tied], (dense @ kept.T)[:, ~tied], rtol=1e-5, atol=1e-6)
         assert (~tied).sum() > 10
 
+    def test_asymmetric_similarities_of_weighted_users(self) -> None:
+        matrix = random_histories(n_users=40, n_items=10, density=0.5)
+        dense = matrix.toarray().astype(np.float64)
+        lengths = np.maximum(dense.sum(axis=1), 1.0)
+        weights = lengths**-0.5 * (
+            lengths[1:].sum() / np.sqrt(lengths[1:]).sum()
+        )  # the first user has no items
+        common = dense.T @ (dense * weights[:, None])
+        own = np.diag(common)
+        similarity = common / (own[:, None] ** 0.7 * own**0.3 + 2.0)  # history item, scored item
+        np.fill_diagonal(similarity, 0.0)
+        scores = ItemKNN(10, 10, 2.0, asymmetry=0.3, user_exponent=0.5).fit(matrix).score(matrix).numpy()
+        np.testing.assert_allclose(scores, dense @ similarity, rtol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("n_neighbours", 0), ("shrinkage", -1.0), ("asymmetry", 1.1), ("user_exponent", -0.5)],
+    )
+    def test_settings_out_of_range(self, name, value) -> None:
+        with pytest.raises(UserError, match=rf"model\.{name}"):
+            ItemKNN(5, **{name: value})
+
+
+class TestRP3Beta(ModelContract):
+    def fresh(self, n_items):
+        return RP3Beta(n_items, n_neighbours=10)
+
+    def fitted(self, matrix):
+        return self.fresh(matrix.shape[1]).fit(matrix)
+
+    def test_weights_are_probabilities_of_walks_less_popularity(self) -> None:
+        matrix = random_histories(n_users=40, n_items=10, density=0.4)
+        matrix.data = np.random.default_rng(0).uniform(0.5, 1.5, len(matrix.data)).astype(np.float32)
+        dense = matrix.toarray().astype(np.float64)
+        expected = np.zeros((10, 10))
+        for one, other in np.argwhere(~np.eye(10, dtype=bool)):
+            for user in np.flatnonzero(dense[:, one]):
+                to_user = dense[user, one] / dense[:, one].sum()
+                to_item = dense[user, other] / dense[user].sum()
+                expected[one, other] += (to_user * to_item) ** 0.8
+            expected[one, other] /= dense[:, other].sum() ** 0.3
+        scores = RP3Beta(10, 10, alpha=0.8, beta=0.3).fit(matrix).score(matrix).numpy()
+        np.testing.assert_allclose(scores, dense @ expected, rtol=1e-5)
+
+    def test_each_item_keeps_its_largest_weights(self) -> None:
+        matrix = random_histories(n_users=60, n_items=12, density=0.4)
+        whole = RP3Beta(12, 12).fit(matrix).sparse.matrix().toarray()
+        kept = RP3Beta(12, 3).fit(matrix).sparse.matrix().toarray()
+        assert ((kept != 0.0).sum(axis=0) == 3).all()
+        np.testing.assert_array_equal(kept[kept != 0.0], whole[kept != 0.0])
+        assert (np.where(kept == 0.0, whole, 0.0).max(axis=0) <= np.sort(whole, axis=0)[-3]).all()
+
+    @pytest.mark.parametrize(
+        ("name", "value"), [("n_neighbours", 0), ("alpha", -1.0), ("beta", float("nan"))]
+    )
+    def test_settings_out_of_range(self, name, value) -> None:
+        with pytest.raises(UserError, match=rf"model\.{name}"):
+            RP3Beta(5, **{name: value})
+
+
+class TestSLIM(ModelContract):
+    def fresh(self, n_items):
+        return SLIM(n_items, l1=0.2, l2=1.0)
+
+    def fitted(self, matrix):
+        return self.fresh(matrix.shape[1]).fit(matrix)
+
+    @pytest.mark.parametrize("block", [4, 64])
+    def test_no_feasible_weights_are_better(self, monkeypatch, block) -> None:
+        # A quasi-Newton search with bounds that knows only the objective, one item at a time.
+        monkeypatch.setattr(slim, "_BLOCK", block)
+        matrix = random_histories(n_users=60, n_items=10, density=0.4)
+        matrix.data = np.random.default_rng(0).uniform(0.5, 1.5, len(matrix.data)).astype(np.float32)
+        dense = matrix.toarray().astype(np.float64)
+        model = SLIM(10, l1=1.5, l2=3.0, user_exponent=0.0, tolerance=1e-7, max_sweeps=200).fit(matrix)
+        weight = model.weight.numpy()
+        for item in range(10):
+
+            def loss(column, item=item):
+                residual = dense[:, item] - dense @ column
+                value = 0.5 * residual @ residual + 1.5 * column @ column + 1.5 * column.sum()
+                return value, -dense.T @ residual + 3.0 * column + 1.5
+
+            bounds = [(0.0, 0.0 if row == item else None) for row in range(10)]
+            options = {"ftol": 1e-15, "gtol": 1e-10, "maxiter": 1000}
+            found = minimize(loss, np.zeros(10), jac=True, bounds=bounds, options=options)
+            np.testing.assert_allclose(weight[:, item], found.x, rtol=0.0, atol=1e-5)
+        assert 0.2 < (weight > 0.0).mean() < 0.8  # the bound and the l1 are felt
+
+    def test_a_search_cut_short_is_told(self, caplog) -> None:
+        SLIM(30, 0.1, 0.1, max_sweeps=1).fit(random_histories(n_users=60))
+        assert "raise model.max_sweeps" in caplog.text
+
+    def test_what_does_not_fit_in_memory_is_refused_with_its_size(self) -> None:
+        with pytest.raises(UserError, match=r"1000000 items need 11175\.9 GiB"):
+            SLIM(1_000_000)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("l1", -1.0), ("l2", 0.0), ("user_exponent", -1.0), ("tolerance", 0.0), ("max_sweeps", 0)],
+    )
+    def test_settings_out_of_range(self, name, value) -> None:
+        with pytest.raises(UserError, match=rf"model\.{name}"):
+            SLIM(5, **{name: value})
+
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000))
-@pytest.mark.parametrize("make", [Popularity, EASE, EDLAE, ItemKNN])
+@pytest.mark.parametrize("make", [Popularity, EASE, EDLAE, ItemKNN, RP3Beta])
 def test_permuting_items_permutes_scores(make, seed) -> None:
     # Shares of real-valued weights: no two neighbours tie, so ItemKNN too has one answer.
     matrix = random_histories(n_users=20, n_items=12, density=0.4, seed=seed)

@@ -135,7 +135,7 @@ class TestGMRF(ModelContract):
         matrix = random_histories(n_users=100, n_items=40, density=0.3)
         model = GMRF(40, density=0.1).fit(matrix)
         assert 0 < model.weights().nnz <= 0.1 * 40**2
-        assert len(model.values) == 160
+        assert len(model.sparse.values) == 160
 
     def test_fewer_neighbours_than_there_is_room_for(self) -> None:
         matrix = random_histories(n_users=100, n_items=40, density=0.3)

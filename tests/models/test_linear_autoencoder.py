@@ -15,6 +15,7 @@ from scipy.sparse import csr_array
 
 from recsys_vae.errors import UserError
 from recsys_vae.models import DLAE, EASE, EDLAE, RDLAE, RLAE, memory
+from recsys_vae.models.neighbourhood_weights import first_column_of_inverse
 
 FAMILY = [EASE, EDLAE, DLAE, RLAE, RDLAE]
 
@@ -47,6 +48,11 @@ class TestRLAE(_LinearContract):
 
 class TestRDLAE(_LinearContract):
     make = RDLAE
+
+
+class TestSparse(_LinearContract):
+    def fresh(self, n_items):
+        return RDLAE(n_items, l2=5.0, dense_limit=1, n_neighbours=12)
 
 
 def ratings(n_users: int = 50, n_items: int = 15, seed: int = 0) -> csr_array:
@@ -225,13 +231,15 @@ def test_settings_out_of_range(make, name, value) -> None:
 
 
 def test_what_does_not_fit_in_memory_is_refused_with_its_size(monkeypatch) -> None:
-    with pytest.raises(UserError, match=r"3725\.3 GiB"):
-        EASE(1_000_000)
+    with pytest.raises(UserError, match=r"model\.dense_limit: .* 3725\.3 GiB"):
+        EASE(1_000_000, dense_limit=1_000_000)
     monkeypatch.setattr(memory, "available_memory", lambda: 1500)
     model = EDLAE(15)  # 900 bytes
-    with pytest.raises(UserError, match=r"model\.precision: .* float64"):
+    with pytest.raises(UserError, match=r"model\.dense_limit: .* float64"):
         model.fit(ratings())  # 1800 more
     EDLAE(15, precision="float32").fit(ratings())
+    with pytest.raises(UserError, match=r"model\.n_neighbours: .* 15 items"):
+        EDLAE(15, dense_limit=10).fit(ratings())
 
 
 def test_the_memory_is_told_before_the_work(caplog, monkeypatch) -> None:
@@ -239,3 +247,42 @@ def test_the_memory_is_told_before_the_work(caplog, monkeypatch) -> None:
     monkeypatch.setattr(memory, "available_memory", lambda: None)
     EDLAE(15).fit(ratings())
     assert "15 x 15 weights take 0.00 GiB, their inversion in float64 0.00 GiB more" in caplog.messages[0]
+
+
+@pytest.mark.parametrize("make", FAMILY)
+def test_sparse_weights_with_every_item_as_a_neighbour_are_the_dense_ones(make) -> None:
+    matrix = ratings(n_users=200)  # of whom every two items have one in common
+    sparse = make(15, 3.0, dense_limit=14).fit(matrix)
+    dense = make(15, 3.0, dense_limit=15).fit(matrix)
+    np.testing.assert_allclose(sparse.sparse.matrix().toarray(), dense.weight.numpy(), rtol=0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("entries", [40, 2**25])
+def test_sparse_weights_solve_each_column_on_the_nearest_items(monkeypatch, entries) -> None:
+    monkeypatch.setattr("recsys_vae.models.sparse_weights._BLOCK_ENTRIES", entries)
+    matrix = ratings()
+    found = EDLAE(15, 3.0, 0.4, 0.5, dense_limit=14, n_neighbours=4).fit(matrix).sparse.matrix().toarray()
+    dense = weighted_dense(matrix, 0.5)  # four times four neighbours: nothing is cut off the Gram matrix
+    ridge = 3.0 + 0.4 / 0.6 * (dense**2).sum(axis=0)
+    gram = dense.T @ dense
+    size = np.sqrt(np.diag(gram) + ridge)
+    correlation = gram / np.outer(size, size) - 2.0 * np.eye(15)
+    for item in range(15):
+        nearest = np.argsort(-correlation[item])[:4]
+        design = np.vstack([dense[:, nearest], np.diag(np.sqrt(ridge[nearest]))])
+        expected = np.zeros(15)
+        expected[nearest] = np.linalg.lstsq(design, np.append(dense[:, item], np.zeros(4)), rcond=None)[0]
+        np.testing.assert_allclose(found[:, item], expected, rtol=0.0, atol=1e-6)
+
+
+def test_neighbourhoods_that_are_not_definite_are_shrunk() -> None:
+    # 1, 2 and 1, 3 agree, 2, 3 do not: no correlation matrix.
+    matrix = np.array([[1.0, 0.9, 0.9], [0.9, 1.0, 0.0], [0.9, 0.0, 1.0]])
+    assert np.linalg.eigvalsh(matrix).min() < 0.0
+    column, shrunk = first_column_of_inverse(matrix.copy())
+    assert shrunk
+    halfway = 0.5 * (matrix + np.eye(3))
+    np.testing.assert_allclose(halfway @ column, [1.0, 0.0, 0.0], atol=1e-12)
+    column, shrunk = first_column_of_inverse(halfway)
+    assert not shrunk
+    np.testing.assert_allclose(halfway @ column, [1.0, 0.0, 0.0], atol=1e-12)
