@@ -11,12 +11,13 @@ PACKAGE = Path(__file__).resolve().parent.parent / "recsys_vae"
 # What a package may import of its siblings. Modules at the top of the package compose, like cli.
 ALLOWED = {
     "interactions": set(),
-    "models": {"graphical"},
+    "models": {"estimation", "graphical"},
     "ranking": set(),
     "evaluation": set(),
     "training": {"models"},
     "samplers": set(),
     "graphical": set(),
+    "estimation": set(),
     "posterior": {"models", "samplers"},
     "exports": {"interactions"},
     "cli": {
