@@ -17,7 +17,8 @@ from recsys_vae.models import Hybrid, RecommenderModel
 from recsys_vae.posterior import InferredPosterior, PosteriorMethod, Predictive, predict
 from recsys_vae.posterior.base import Progress
 from recsys_vae.posterior.checks import check_at_least
-from recsys_vae.posterior.density import check_power, latent_model
+from recsys_vae.posterior.density import latent_model
+from recsys_vae.posterior.likelihood_power import LikelihoodPower, PowerPerItem, check_power
 
 
 class Inference:
@@ -40,7 +41,7 @@ class Inference:
         self,
         model: RecommenderModel,
         method: PosteriorMethod,
-        likelihood_power: float = 1.0,
+        likelihood_power: LikelihoodPower = 1.0,
         *,
         predictive: str = "average",
         max_draws: int = 200,
@@ -148,11 +149,11 @@ def _seed_of(seed: int, histories: csr_array) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def trained_likelihood_power(run: Run) -> float:
+def trained_likelihood_power(run: Run) -> LikelihoodPower:
     """``1 / kl_weight`` in the epoch whose weights the run kept: the posterior that its model was trained for.
 
-    The schedule may not have reached its cap by then. 1 for a model without a KL schedule, such as PPCA. Raises
-    :class:`UserError` when the weight was 0.
+    The schedule may not have reached its cap by then. A power per item where the weight was for each item of a
+    history. 1 for a model without a KL schedule, such as PPCA. Raises :class:`UserError` when the weight was 0.
     """
     trainer = run.config.get("trainer")
     if not isinstance(trainer, dict) or not isinstance(trainer.get("kl_schedule"), dict):
@@ -165,7 +166,8 @@ def trained_likelihood_power(run: Run) -> float:
             kl_weight = float(of_kept.iloc[0])
     if not kl_weight > 0.0:
         raise UserError("likelihood_power: expected a number, for the run was trained with a KL weight of 0")
-    return 1.0 / kl_weight
+    power = 1.0 / kl_weight
+    return PowerPerItem(power) if trainer["kl_schedule"].get("per_item", False) else power
 
 
 def simulate_histories(

@@ -22,7 +22,7 @@ from recsys_vae.exports import Histories, Run, check_targets, read_run
 from recsys_vae.inference import Inference, trained_likelihood_power
 from recsys_vae.models import GaussianPosterior, RecommenderModel
 from recsys_vae.models.base import TasteModel
-from recsys_vae.posterior import PosteriorMethod, Predictive
+from recsys_vae.posterior import LikelihoodPower, PosteriorMethod, Predictive
 from recsys_vae.posterior.density import latent_model
 from recsys_vae.ranking import TopK, mask_seen, top_k
 
@@ -47,7 +47,7 @@ class Recommender:
         self.inference: Inference | None = None
 
     def infer_by(
-        self, method: PosteriorMethod, likelihood_power: float | None = None, *, seed: int = 0
+        self, method: PosteriorMethod, likelihood_power: LikelihoodPower | None = None, *, seed: int = 0
     ) -> Recommender:
         """Infer tastes by ``method`` from now on, and return the recommender itself.
 

@@ -49,10 +49,11 @@ from recsys_vae import Recommender
 from recsys_vae.cli.config import compose_config
 from recsys_vae.cli.runtime import quiet_lightning
 from recsys_vae.cli.stages import build
+from recsys_vae.errors import UserError
 from recsys_vae.inference import trained_likelihood_power
 from recsys_vae.interactions.datamodule import HistoryDataModule
 from recsys_vae.models import MultVAE, SparseRows
-from recsys_vae.posterior import MarkovChains, Mode, PosteriorDensity
+from recsys_vae.posterior import MarkovChains, Mode, PosteriorDensity, PowerPerItem
 from recsys_vae.posterior.density import encoder_gaussian
 from recsys_vae.posterior.laplace import laplace_gaussian
 from recsys_vae.samplers import diagnostics
@@ -421,6 +422,8 @@ def main() -> int:
     recommender = recsys_vae.load(options.run)
     assert recommender.run is not None
     power = options.likelihood_power or trained_likelihood_power(recommender.run)
+    if isinstance(power, PowerPerItem):
+        raise UserError(f"--likelihood-power: expected a number, for the run was trained for {power}")
     report: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": describe_machine(),

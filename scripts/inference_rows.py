@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from recsys_vae.cli.config import compose_config
 from recsys_vae.cli.posteriors import build_method
 from recsys_vae.posterior import Encoder, MaximumLikelihood, PosteriorMethod
+from recsys_vae.posterior.likelihood_power import LikelihoodPower, parse_power
 
 ROWS = (
     "encoder,draws=100",
@@ -37,7 +38,7 @@ class Row:
 
     name: str
     method: PosteriorMethod
-    power: float | None
+    power: LikelihoodPower | None
     predictive: str
 
     @classmethod
@@ -50,10 +51,10 @@ class Row:
         ]
         config = compose_config("evaluate", ["run=-", f"posterior={name}", *overrides])
         shown = [setting for setting in settings if not setting.startswith("likelihood_power=")]
-        power = None if config.likelihood_power is None else float(config.likelihood_power)
+        power = None if config.likelihood_power is None else parse_power(config.likelihood_power)
         return cls(", ".join([name, *shown]), build_method(config), power, config.predictive)
 
-    def powers(self, trained: float) -> list[float | None]:
+    def powers(self, trained: LikelihoodPower) -> list[LikelihoodPower | None]:
         """The powers to run it at; none where it has no say."""
         if isinstance(self.method, Encoder | MaximumLikelihood):
             return [None]

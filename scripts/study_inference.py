@@ -49,7 +49,8 @@ from recsys_vae.evaluation import Evaluation, compare_runs
 from recsys_vae.evaluation.holm import holm
 from recsys_vae.inference import Inference, trained_likelihood_power
 from recsys_vae.models import PPCA
-from recsys_vae.posterior import MarkovChains
+from recsys_vae.posterior import LikelihoodPower, MarkovChains
+from recsys_vae.posterior.likelihood_power import record_power
 from recsys_vae.ranking import mask_seen, top_k
 from recsys_vae.recommender import Recommender, load
 
@@ -79,7 +80,7 @@ def mean_target_score(scores: torch.Tensor, target: csr_array) -> np.ndarray:
 
 
 def measure(
-    recommender: Recommender, stratum: Stratum, row: Row, power: float | None, seed: int
+    recommender: Recommender, stratum: Stratum, row: Row, power: LikelihoodPower | None, seed: int
 ) -> tuple[Record, pd.DataFrame]:
     """Infer, score and rank: the figures of a row, and every user's metrics."""
     model, held_out = recommender.model, stratum.held_out
@@ -107,7 +108,7 @@ def measure(
     record: Record = {
         "history": stratum.name,
         "row": row.name,
-        "likelihood_power": power,
+        "likelihood_power": power if power is None else record_power(power),
         "n_users": held_out.n_users,
         "metrics": {
             name: {"mean": float(per_user[name].mean()), "stderr": float(errors[name])} for name in metrics
@@ -176,9 +177,9 @@ def show_belief(record: Record) -> str:
     return f"{found['share']:.0%}; {shown} {found['median']:.3g}, worst {found['worst']:.3g}"
 
 
-def show_power(power: float | None) -> str:
-    """A number without needless digits."""
-    return "" if power is None else f"{power:g}"
+def show_power(power: float | str | None) -> str:
+    """A number without needless digits, or ``NUMBER/items``."""
+    return f"{power:g}" if isinstance(power, float | int) else power or ""
 
 
 HEADER = ("posterior", "power", "users", *RANKING, f"{LIKELIHOOD} per item", "s per 1,000", "believe it?")
@@ -277,7 +278,7 @@ def study(recommender: Recommender, options: argparse.Namespace) -> Record:
         "run": recommender.run.path.name if options.run else options.overrides,
         "part": options.part,
         "seed": options.seed,
-        "trained_likelihood_power": trained,
+        "trained_likelihood_power": record_power(trained),
         "rows": records,
     }
     encoder = Row.parse(BASELINE)

@@ -24,6 +24,7 @@ from recsys_vae.posterior import (
     MarkovChains,
     Mode,
     PosteriorMethod,
+    PowerPerItem,
     predict,
 )
 from recsys_vae.recommender import Recommender
@@ -183,6 +184,13 @@ EPOCHS = "epoch,kl_weight\n0,0.1\n1,0.125\n2,0.2\n"
 )
 def test_the_power_that_a_run_was_trained_for(tmp_path, config, metrics, epochs, power) -> None:
     assert trained_likelihood_power(run_of(tmp_path, config, metrics, epochs)) == pytest.approx(power)
+
+
+def test_a_weight_for_each_item_makes_a_power_per_item(tmp_path) -> None:
+    config = {"trainer": {"kl_schedule": {"cap": 0.01, "epochs": 0.0, "per_item": True}}}
+    assert trained_likelihood_power(run_of(tmp_path, config, {}, None)) == PowerPerItem(100.0)
+    config["trainer"]["kl_schedule"]["per_item"] = False
+    assert trained_likelihood_power(run_of(tmp_path, config, {}, None)) == 100.0
 
 
 def test_a_run_without_a_prior_has_no_power_of_its_own(tmp_path) -> None:

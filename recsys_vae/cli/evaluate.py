@@ -21,6 +21,7 @@ from recsys_vae.errors import UserError
 from recsys_vae.exports import check_output, output_file
 from recsys_vae.full_ranking import evaluate_full_ranking
 from recsys_vae.models.base import check_positive
+from recsys_vae.posterior.likelihood_power import record_power, show_power
 from recsys_vae.recommender import load
 
 
@@ -61,11 +62,11 @@ def run(config: DictConfig) -> dict[str, Any]:
         found = inference.diagnostics()
         metrics["posterior"] = {
             "method": type(method).__name__,
-            "likelihood_power": inference.likelihood_power,
+            "likelihood_power": record_power(inference.likelihood_power),
             "diagnostics": {name: _finite_median(values) for name, values in found.items()},
         }
         console.print(
-            f"posterior: {type(method).__name__}, likelihood_power {inference.likelihood_power:g}, "
+            f"posterior: {type(method).__name__}, likelihood_power {show_power(inference.likelihood_power)}, "
             f"{1000.0 * seconds / held_out.n_users:.2f} s for 1,000 users"
         )
         print_diagnostics(found, "diagnostics of the users")

@@ -16,8 +16,9 @@ from recsys_vae.errors import UserError
 from recsys_vae.inference import Inference, trained_likelihood_power
 from recsys_vae.posterior import Encoder, PosteriorMethod
 from recsys_vae.posterior.base import Progress as OnProgress
-from recsys_vae.posterior.checks import check_at_least, check_positive_number
+from recsys_vae.posterior.checks import check_at_least
 from recsys_vae.posterior.density import latent_model
+from recsys_vae.posterior.likelihood_power import LikelihoodPower, parse_power
 from recsys_vae.recommender import Recommender
 
 
@@ -25,7 +26,7 @@ def build_method(config: DictConfig) -> PosteriorMethod:
     """The method that ``posterior=...`` names; before a run is opened, so that a mistake shows at once."""
     method: PosteriorMethod = build(config.posterior, _convert_="all")
     if config.likelihood_power is not None:
-        check_positive_number("likelihood_power", config.likelihood_power)
+        parse_power(config.likelihood_power)
     if not 0 <= config.seed < 2**32:
         raise UserError(f"seed: expected a whole number from 0 to {2**32 - 1}, came {config.seed!r}")
     if config.get("predictive", "average") not in ("average", "plug_in"):
@@ -57,10 +58,10 @@ def use_posterior(
     return recommender.inference
 
 
-def likelihood_power(recommender: Recommender, config: DictConfig) -> float:
+def likelihood_power(recommender: Recommender, config: DictConfig) -> LikelihoodPower:
     """The one that was given, or else ``1 / kl_weight`` of the run's training."""
     if config.likelihood_power is not None:
-        return float(config.likelihood_power)
+        return parse_power(config.likelihood_power)
     assert recommender.run is not None
     return trained_likelihood_power(recommender.run)
 

@@ -24,6 +24,7 @@ from recsys_vae.models import MultinomialVAE
 from recsys_vae.models.base import check_positive
 from recsys_vae.posterior import MarkovChains
 from recsys_vae.posterior.density import latent_model
+from recsys_vae.posterior.likelihood_power import record_power, show_power
 from recsys_vae.recommender import Recommender, load
 from recsys_vae.samplers import SampleResult
 
@@ -51,7 +52,7 @@ def run(config: DictConfig) -> None:
     settings = {
         "model": _digest(recommender),
         "histories": _digest_of(histories.indptr, histories.indices, histories.data),
-        "likelihood_power": power,
+        "likelihood_power": record_power(power),
         "seed": int(config.seed),
         "keep_draws": bool(config.keep_draws),
         **_flat(config.posterior),
@@ -87,14 +88,14 @@ def run(config: DictConfig) -> None:
             attributes: dict[str, str | float] = {
                 "inference_library": "recsys_vae",
                 "kernel": type(method.kernel).__name__,
-                "likelihood_power": power,
+                "likelihood_power": record_power(power),
                 "run": Path(config.run).name,
             }
             store.finalize(len(starts), user_ids, attributes)
     whose = config.users if config.input is None else "input"
     console.print(
         f"{n_users} {whose} users, {method.chains} chains, {-(-method.draws // method.chains)} draws each, "
-        f"likelihood_power {power:g}: {seconds:.1f} s"
+        f"likelihood_power {show_power(power)}: {seconds:.1f} s"
     )
     diagnostics = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
     print_diagnostics(diagnostics, f"{type(method.kernel).__name__}, worst coordinate of each user")

@@ -5,6 +5,7 @@ from recsys_vae.posterior.density import LatentModel, PosteriorDensity
 from recsys_vae.posterior.encoder import Encoder
 from recsys_vae.posterior.importance_weighting import ImportanceWeighting
 from recsys_vae.posterior.laplace import Laplace
+from recsys_vae.posterior.likelihood_power import LikelihoodPower, PowerPerItem
 from recsys_vae.posterior.markov_chains import MarkovChains
 from recsys_vae.posterior.mean_field import MeanField, coordinate_ascent
 from recsys_vae.posterior.mode import MaximumLikelihood, Mode
@@ -16,12 +17,14 @@ __all__ = [
     "InferredPosterior",
     "Laplace",
     "LatentModel",
+    "LikelihoodPower",
     "MarkovChains",
     "MaximumLikelihood",
     "MeanField",
     "Mode",
     "PosteriorDensity",
     "PosteriorMethod",
+    "PowerPerItem",
     "Predictive",
     "coordinate_ascent",
     "predict",

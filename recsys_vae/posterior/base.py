@@ -11,6 +11,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from recsys_vae.models import RecommenderModel
+from recsys_vae.posterior.likelihood_power import LikelihoodPower
 
 # Called with the name of a phase, how many steps of it are done and how many there are.
 Progress = Callable[[str, int, int], None]
@@ -45,7 +46,7 @@ class PosteriorMethod(ABC):
         self,
         model: RecommenderModel,
         histories: csr_array,
-        likelihood_power: float = 1.0,
+        likelihood_power: LikelihoodPower = 1.0,
         *,
         seed: int = 0,
         progress: Progress | None = None,
@@ -55,7 +56,7 @@ class PosteriorMethod(ABC):
         Args:
             model: one with a posterior: a VAE or PPCA.
             histories: a user without items has the prior as posterior.
-            likelihood_power: see :class:`~recsys_vae.posterior.density.PosteriorDensity`.
+            likelihood_power: see :class:`~recsys_vae.posterior.density.PosteriorDensity`; or a ``PowerPerItem``.
             seed: of all randomness here.
             progress: called as work proceeds.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from recsys_vae.errors import UserError
 from recsys_vae.models import GaussianPosterior, Hybrid, MultDAE, RecommenderModel, SparseRows
+from recsys_vae.posterior.likelihood_power import check_power
 from recsys_vae.samplers import DiagonalGaussian
 
 
@@ -60,12 +61,12 @@ class PosteriorDensity:
 
     Args:
         likelihood: of the users' histories.
-        likelihood_power: see above.
+        likelihood_power: see above; one for all users, or one of each ``(users,)``.
         with_prior: without, this is the likelihood alone, times its power.
     """
 
     def __init__(
-        self, likelihood: Likelihood, likelihood_power: float = 1.0, *, with_prior: bool = True
+        self, likelihood: Likelihood, likelihood_power: float | Tensor = 1.0, *, with_prior: bool = True
     ) -> None:
         check_power(likelihood_power)
         self.likelihood = likelihood
@@ -77,12 +78,18 @@ class PosteriorDensity:
         value = self.likelihood_power * self.likelihood(latent)
         return value + standard_normal_log_density(latent) if self.with_prior else value
 
+    def power_over(self, n_axes: int) -> float | Tensor:
+        """The power, to be multiplied with what has ``n_axes`` after the users'."""
+        if isinstance(self.likelihood_power, Tensor):
+            return self.likelihood_power.reshape(-1, *[1] * n_axes)
+        return self.likelihood_power
+
     def value_and_gradient(
         self, latent: Float[Tensor, "*draws users latent"]
     ) -> tuple[Float[Tensor, "*draws users"], Float[Tensor, "*draws users latent"]]:
         """The log-density and its gradient with respect to ``latent``."""
         value, gradient = self.likelihood.value_and_gradient(latent)
-        value, gradient = self.likelihood_power * value, self.likelihood_power * gradient
+        value, gradient = self.likelihood_power * value, self.power_over(1) * gradient
         if self.with_prior:
             value, gradient = value + standard_normal_log_density(latent), gradient - latent
         return value, gradient
@@ -115,9 +122,3 @@ def rows_of(model: RecommenderModel, histories: csr_array) -> SparseRows:
     """Checked histories on the model's device."""
     model.check_histories(histories)
     return SparseRows.from_csr(histories, model.device)
-
-
-def check_power(likelihood_power: float) -> None:
-    """Raise :class:`UserError` unless it is a positive finite number."""
-    if isinstance(likelihood_power, bool) or not 0.0 < likelihood_power < math.inf:
-        raise UserError(f"posterior.likelihood_power: expected a positive number, came {likelihood_power!r}")

@@ -11,6 +11,7 @@ from recsys_vae.models import RecommenderModel
 from recsys_vae.posterior.base import InferredPosterior, PosteriorMethod, Progress
 from recsys_vae.posterior.checks import check_at_least
 from recsys_vae.posterior.density import encoder_gaussian, latent_model, rows_of
+from recsys_vae.posterior.likelihood_power import LikelihoodPower
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Encoder(PosteriorMethod):
         self,
         model: RecommenderModel,
         histories: csr_array,
-        likelihood_power: float = 1.0,
+        likelihood_power: LikelihoodPower = 1.0,
         *,
         seed: int = 0,
         progress: Progress | None = None,

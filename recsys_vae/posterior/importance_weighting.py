@@ -13,6 +13,7 @@ from recsys_vae.posterior.base import InferredPosterior, PosteriorMethod, Progre
 from recsys_vae.posterior.checks import check_at_least, check_positive_number
 from recsys_vae.posterior.density import PosteriorDensity, encoder_gaussian, latent_model, rows_of
 from recsys_vae.posterior.laplace import laplace_gaussian
+from recsys_vae.posterior.likelihood_power import LikelihoodPower, powers_of
 from recsys_vae.posterior.mode import Mode
 from recsys_vae.samplers import DiagonalGaussian, Distribution, FullGaussian, importance
 
@@ -46,7 +47,7 @@ class ImportanceWeighting(PosteriorMethod):
         self,
         model: RecommenderModel,
         histories: csr_array,
-        likelihood_power: float = 1.0,
+        likelihood_power: LikelihoodPower = 1.0,
         *,
         seed: int = 0,
         progress: Progress | None = None,
@@ -54,7 +55,7 @@ class ImportanceWeighting(PosteriorMethod):
         """Weigh the proposal's draws."""
         latent = latent_model(model)
         rows = rows_of(model, histories)
-        density = PosteriorDensity(latent.likelihood(rows), likelihood_power)
+        density = PosteriorDensity(latent.likelihood(rows), powers_of(likelihood_power, rows))
         with torch.no_grad():
             proposal: Distribution
             if self.proposal == "encoder":

@@ -14,6 +14,7 @@ from recsys_vae.models import RecommenderModel
 from recsys_vae.posterior.base import InferredPosterior, PosteriorMethod, Progress
 from recsys_vae.posterior.checks import check_at_least
 from recsys_vae.posterior.density import PosteriorDensity, latent_model, rows_of
+from recsys_vae.posterior.likelihood_power import LikelihoodPower, powers_of
 from recsys_vae.posterior.mode import Mode
 from recsys_vae.samplers import FullGaussian
 
@@ -41,16 +42,15 @@ class Laplace(PosteriorMethod):
         self,
         model: RecommenderModel,
         histories: csr_array,
-        likelihood_power: float = 1.0,
+        likelihood_power: LikelihoodPower = 1.0,
         *,
         seed: int = 0,
         progress: Progress | None = None,
     ) -> InferredPosterior:
         """Mode and curvature of every user."""
         found = Mode().infer(model, histories, likelihood_power)
-        density = PosteriorDensity(
-            latent_model(model).likelihood(rows_of(model, histories)), likelihood_power
-        )
+        rows = rows_of(model, histories)
+        density = PosteriorDensity(latent_model(model).likelihood(rows), powers_of(likelihood_power, rows))
         gaussian = laplace_gaussian(density, found.mean)
         draws = None
         if self.draws:
@@ -66,14 +66,15 @@ def laplace_gaussian(density: PosteriorDensity, mode: Float[Tensor, "users laten
     Raises :class:`UserError` where the information, times the power, is so large that rounding hides the prior.
     """
     eye = torch.eye(mode.shape[-1], dtype=mode.dtype, device=mode.device)
-    precision = eye + density.likelihood_power * density.likelihood.fisher_information(mode)
+    precision = eye + density.power_over(2) * density.likelihood.fisher_information(mode)
     # Rows and columns in reverse: precision = U U' with U upper, so that U^-T is the covariance's lower factor.
     factor, failed = torch.linalg.cholesky_ex(precision.flip(-2, -1))
     if bool(failed.any()) or not bool(factor.isfinite().all()):
         n_failed = int((failed > 0).sum())
+        power = float(torch.as_tensor(density.likelihood_power).max())
         raise UserError(
             f"likelihood_power: expected one for which the curvature at the mode can be factored, came "
-            f"{density.likelihood_power:g}, where {n_failed} of {len(mode)} users' cannot"
+            f"{power:g}, where {n_failed} of {len(mode)} users' cannot"
         )
     upper = factor.flip(-2, -1)
     scale_tril = torch.linalg.solve_triangular(upper, eye.expand_as(upper), upper=True).mT

@@ -16,6 +16,7 @@ from recsys_vae.posterior.base import InferredPosterior, PosteriorMethod, Progre
 from recsys_vae.posterior.checks import check_at_least
 from recsys_vae.posterior.density import PosteriorDensity, encoder_gaussian, latent_model, rows_of
 from recsys_vae.posterior.laplace import WhitenedDensity, laplace_gaussian
+from recsys_vae.posterior.likelihood_power import LikelihoodPower, powers_of
 from recsys_vae.posterior.mode import Mode
 from recsys_vae.samplers import HMC, Kernel, SampleResult, sample
 
@@ -66,7 +67,7 @@ class MarkovChains(PosteriorMethod):
         self,
         model: RecommenderModel,
         histories: csr_array,
-        likelihood_power: float = 1.0,
+        likelihood_power: LikelihoodPower = 1.0,
         *,
         seed: int = 0,
         progress: Progress | None = None,
@@ -82,7 +83,7 @@ class MarkovChains(PosteriorMethod):
         self,
         model: RecommenderModel,
         histories: csr_array,
-        likelihood_power: float = 1.0,
+        likelihood_power: LikelihoodPower = 1.0,
         *,
         seed: int = 0,
         keep_draws: bool = True,
@@ -92,7 +93,7 @@ class MarkovChains(PosteriorMethod):
         latent = latent_model(model)
         rows = rows_of(model, histories)
         generator = torch.Generator(device=model.device).manual_seed(seed)
-        density = PosteriorDensity(latent.likelihood(rows), likelihood_power)
+        density = PosteriorDensity(latent.likelihood(rows), powers_of(likelihood_power, rows))
         settings: dict[str, Any] = {
             "n_draws": -(-self.draws // self.chains),
             "n_warmup": self.warmup,

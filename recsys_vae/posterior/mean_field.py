@@ -14,10 +14,12 @@ from jaxtyping import Float
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from recsys_vae.errors import UserError
 from recsys_vae.models import PPCA, RecommenderModel
 from recsys_vae.posterior.base import InferredPosterior, PosteriorMethod, Progress
 from recsys_vae.posterior.checks import check_at_least, check_positive_number
 from recsys_vae.posterior.density import PosteriorDensity, encoder_gaussian, latent_model, rows_of
+from recsys_vae.posterior.likelihood_power import LikelihoodPower, PowerPerItem, powers_of
 from recsys_vae.samplers import DiagonalGaussian
 
 
@@ -91,19 +93,22 @@ class MeanField(PosteriorMethod):
         self,
         model: RecommenderModel,
         histories: csr_array,
-        likelihood_power: float = 1.0,
+        likelihood_power: LikelihoodPower = 1.0,
         *,
         seed: int = 0,
         progress: Progress | None = None,
     ) -> InferredPosterior:
         """Refine each user's Gaussian."""
         latent = latent_model(model)
+        if isinstance(model, PPCA) and isinstance(likelihood_power, PowerPerItem):
+            raise UserError(f"likelihood_power: expected a number for PPCA, came {likelihood_power}")
         rows = rows_of(model, histories)
         generator = torch.Generator(device=model.device).manual_seed(seed)
-        density = PosteriorDensity(latent.likelihood(rows), likelihood_power)
+        density = PosteriorDensity(latent.likelihood(rows), powers_of(likelihood_power, rows))
         start = encoder_gaussian(latent, rows)
         with torch.no_grad():
             if isinstance(model, PPCA):
+                assert not isinstance(likelihood_power, PowerPerItem)
                 exact = model.exact_posterior(rows, likelihood_power=likelihood_power)
                 precision = torch.cholesky_inverse(exact.scale_tril)
                 linear = exact.mean @ precision

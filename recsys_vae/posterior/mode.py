@@ -15,6 +15,7 @@ from recsys_vae.posterior.base import InferredPosterior, PosteriorMethod, Progre
 from recsys_vae.posterior.checks import check_at_least, check_positive_number
 from recsys_vae.posterior.density import PosteriorDensity, encoder_gaussian, latent_model, rows_of
 from recsys_vae.posterior.lbfgs import Maximum, maximise
+from recsys_vae.posterior.likelihood_power import LikelihoodPower, powers_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Mode(PosteriorMethod):
         self,
         model: RecommenderModel,
         histories: csr_array,
-        likelihood_power: float = 1.0,
+        likelihood_power: LikelihoodPower = 1.0,
         *,
         seed: int = 0,
         progress: Progress | None = None,
@@ -61,7 +62,7 @@ class Mode(PosteriorMethod):
         self,
         model: RecommenderModel,
         histories: csr_array,
-        likelihood_power: float,
+        likelihood_power: LikelihoodPower,
         *,
         with_prior: bool,
         max_norm: float,
@@ -102,7 +103,7 @@ class MaximumLikelihood(Mode):
         self,
         model: RecommenderModel,
         histories: csr_array,
-        likelihood_power: float = 1.0,
+        likelihood_power: LikelihoodPower = 1.0,
         *,
         seed: int = 0,
         progress: Progress | None = None,
@@ -119,7 +120,12 @@ class _OfUsers:
     """
 
     def __init__(
-        self, model: object, histories: csr_array, rows: SparseRows, likelihood_power: float, with_prior: bool
+        self,
+        model: object,
+        histories: csr_array,
+        rows: SparseRows,
+        likelihood_power: LikelihoodPower,
+        with_prior: bool,
     ) -> None:
         self._model: object = model
         self._histories = histories
@@ -130,7 +136,7 @@ class _OfUsers:
 
     def _prepare(self, rows: SparseRows) -> PosteriorDensity:
         likelihood = latent_model(self._model).likelihood(rows)  # type: ignore[arg-type]
-        return PosteriorDensity(likelihood, self._power, with_prior=self._with_prior)
+        return PosteriorDensity(likelihood, powers_of(self._power, rows), with_prior=self._with_prior)
 
     def __call__(
         self, position: Float[Tensor, "some latent"], users: Tensor

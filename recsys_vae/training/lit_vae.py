@@ -86,10 +86,6 @@ class LitVAE(pl.LightningModule):
         """Passes over the users in an epoch; the data module makes the batches for so many."""
         return self.objective.n_passes
 
-    def on_train_start(self) -> None:
-        """A fresh run, or the rest of a resumed one."""
-        self.objective.begin_training(self.model)
-
     def on_train_epoch_start(self) -> None:
         """Forget the sums of the epoch before."""
         self.sums = {}

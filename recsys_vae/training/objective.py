@@ -50,7 +50,7 @@ class Objective(ABC):
     n_passes = 1
 
     def begin_training(self, model: MultinomialVAE) -> None:  # noqa: B027  # most keep nothing between batches
-        """Called before the first epoch of a run, or of the rest of a resumed one."""
+        """Called before the first epoch of a run, or of the rest of a resumed one; refuses a model not meant for it."""
 
     def begin_pass(self, model: MultinomialVAE, number: int, histories: csr_array) -> None:  # noqa: B027
         """Called before each pass over ``histories`` ``(users, items)``; ``number`` counts from 0 in every epoch."""

@@ -110,6 +110,7 @@ class VAETrainer:
             on_epoch: receives a row of figures after each epoch.
             on_start: receives the number of epochs already done before the first one trains.
         """
+        self.objective.begin_training(model)
         inherited = os.environ.get(_DIRECTORY_VARIABLE)
         if directory is None and inherited is not None:
             directory = Path(inherited)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -44,26 +46,34 @@ def means(run: Path) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    run = tmp_path_factory.mktemp("runs") / "whole"
-    assert main(["train", *SETTINGS, f"run={run}"]) == 0
-    assert means(run)["best_epoch"] >= LATEST_KILL, (
-        "the best epoch comes too early for this test to mean much"
-    )
-    return run
+def whole(tmp_path_factory) -> Callable[[str], Path]:
+    """The run that was never killed, of a model."""
+
+    @functools.cache
+    def train(model: str) -> Path:
+        run = tmp_path_factory.mktemp("runs") / model
+        assert main(["train", f"model={model}", *SETTINGS, f"run={run}"]) == 0
+        assert means(run)["best_epoch"] >= LATEST_KILL, (
+            "the best epoch comes too early for this test to mean much"
+        )
+        return run
+
+    return train
 
 
 @pytest.mark.parametrize(
-    ("after_epochs", "delay"),
+    ("model", "after_epochs", "delay"),
     [
-        pytest.param(1, 0.0, id="around the first checkpoint"),
-        pytest.param(3, 0.05, id="in the middle of an epoch"),
-        pytest.param(LATEST_KILL, 0.0, id="with the history ahead of the checkpoint"),
+        pytest.param("mult_vae", 1, 0.0, id="around the first checkpoint"),
+        pytest.param("mult_vae", 3, 0.05, id="in the middle of an epoch"),
+        pytest.param("mult_vae", LATEST_KILL, 0.0, id="with the history ahead of the checkpoint"),
+        pytest.param("rec_vae", 3, 0.05, id="rec_vae, in the middle of an epoch"),
     ],
 )
-def test_a_killed_run_resumes_to_the_byte(whole, tmp_path, after_epochs, delay) -> None:
+def test_a_killed_run_resumes_to_the_byte(whole, tmp_path, model, after_epochs, delay) -> None:
+    settings = (f"model={model}", *SETTINGS)
     run, partial = tmp_path / "killed", tmp_path / "killed.partial"
-    command = [sys.executable, "-m", "recsys_vae", "train", *SETTINGS, f"run={run}"]
+    command = [sys.executable, "-m", "recsys_vae", "train", *settings, f"run={run}"]
     with (tmp_path / "output.txt").open("w") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"}
@@ -83,8 +93,9 @@ def test_a_killed_run_resumes_to_the_byte(whole, tmp_path, after_epochs, delay) 
     assert not run.exists()
     assert after_epochs <= epochs_done(partial) < N_EPOCHS
 
-    assert main(["train", *SETTINGS, f"run={run}", "resume=true"]) == 0
+    assert main(["train", *settings, f"run={run}", "resume=true"]) == 0
+    expected = whole(model)
     assert not partial.exists()
-    pd.testing.assert_frame_equal(history(run), history(whole), check_exact=True)
-    assert means(run) == means(whole)
-    assert (run / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    pd.testing.assert_frame_equal(history(run), history(expected), check_exact=True)
+    assert means(run) == means(expected)
+    assert (run / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
