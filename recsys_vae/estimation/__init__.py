@@ -3,6 +3,7 @@
 Batched over many problems at once; conjugate models work in float64, logarithms are natural.
 """
 
+from recsys_vae.estimation.atom_prior import AtomPrior, fit_atom_prior
 from recsys_vae.estimation.beta_bernoulli import BernoulliStatistics, BetaBernoulli
 from recsys_vae.estimation.conjugate import ConjugateModel
 from recsys_vae.estimation.continuous_laws import Beta, Dirichlet, Gamma, InverseGamma, StudentT
@@ -32,6 +33,7 @@ from recsys_vae.estimation.robbins import robbins, robbins_mean, smoothed_robbin
 from recsys_vae.estimation.tweedie import tweedie_covariance, tweedie_mean, tweedie_variance
 
 __all__ = [
+    "AtomPrior",
     "Bernoulli",
     "BernoulliStatistics",
     "Beta",
@@ -60,6 +62,7 @@ __all__ = [
     "PoissonStatistics",
     "RegressionData",
     "StudentT",
+    "fit_atom_prior",
     "fit_beta_bernoulli",
     "fit_denoising_score",
     "fit_gamma_poisson",
