@@ -35,8 +35,8 @@ from recsys_vae.errors import UserError
 from recsys_vae.estimation import (
     GaussianStatistics,
     NormalInverseGamma,
-    fit_atom_prior,
     fit_normal_inverse_gamma,
+    tweedie_group_means,
 )
 from recsys_vae.interactions import RatingsTable, read_table
 
@@ -266,12 +266,7 @@ def _estimates(seen: GaussianStatistics) -> dict[str, tuple[np.ndarray, np.ndarr
     mean = posterior.delta.numpy()
     low = posterior.mean_law.interval(LEVEL)[0].numpy()
     ml = seen.mean.numpy()
-    known = seen.count > 0
-    within = seen.scatter.sum() / (seen.count[known] - 1.0).sum()
-    variance = within / seen.count.clamp_min(1.0)
-    tweedie = ml.copy()
-    fitted = fit_atom_prior(seen.mean[known], variance[known])
-    tweedie[known.numpy()] = fitted.posterior_moments(seen.mean[known], variance[known])[0].numpy()
+    tweedie = tweedie_group_means(seen)[0].numpy()
     return {
         "maximum likelihood": (ml, ml),
         "MAP": (mean, mean),

@@ -3,7 +3,7 @@
 Batched over many problems at once; conjugate models work in float64, logarithms are natural.
 """
 
-from recsys_vae.estimation.atom_prior import AtomPrior, fit_atom_prior
+from recsys_vae.estimation.atom_prior import AtomPrior, fit_atom_prior, tweedie_group_means
 from recsys_vae.estimation.beta_bernoulli import BernoulliStatistics, BetaBernoulli
 from recsys_vae.estimation.conjugate import ConjugateModel
 from recsys_vae.estimation.continuous_laws import Beta, Dirichlet, Gamma, InverseGamma, StudentT
@@ -72,6 +72,7 @@ __all__ = [
     "robbins_mean",
     "smoothed_robbins",
     "tweedie_covariance",
+    "tweedie_group_means",
     "tweedie_mean",
     "tweedie_variance",
 ]

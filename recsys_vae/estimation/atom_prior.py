@@ -15,6 +15,7 @@ from torch import Tensor
 
 from recsys_vae.errors import UserError
 from recsys_vae.estimation.arguments import Numbers, broadcast, finite, positive
+from recsys_vae.estimation.normal_inverse_gamma import GaussianStatistics
 from recsys_vae.estimation.tweedie import tweedie_mean, tweedie_variance
 
 _TOLERANCE = 1e-7  # of the log-likelihood's rise in one round of EM, nats an observation
@@ -82,6 +83,27 @@ def fit_atom_prior(x: Numbers, variance: Numbers, n_atoms: int = 100) -> AtomPri
         before = value
     kept = weights > 1e-12
     return AtomPrior(atoms[kept], weights[kept] / weights[kept].sum())
+
+
+def tweedie_group_means(statistics: GaussianStatistics) -> tuple[Tensor, Tensor]:
+    """Posterior mean and variance of the means of many groups, ``(groups,)`` each, by Tweedie's formula.
+
+    Groups share one variance within, pooled over them, so that a group's mean has noise of that over its count; the
+    prior is :func:`fit_atom_prior`'s. A group without data has the prior's own mean and variance.
+
+    Raises :class:`UserError` where no group has two observations, or none differ.
+    """
+    known = statistics.count > 0
+    freedom = (statistics.count[known] - 1.0).sum()
+    if not bool(freedom > 0) or not bool(statistics.scatter.sum() > 0):
+        raise UserError("statistics: expected some group with observations that differ, came none")
+    noise = statistics.scatter.sum() / freedom / statistics.count[known]
+    prior = fit_atom_prior(statistics.mean[known], noise)
+    centre = prior.weights @ prior.atoms
+    mean = torch.full_like(statistics.mean, float(centre))
+    variance = torch.full_like(mean, float(prior.weights @ (prior.atoms - centre).square()))
+    mean[known], variance[known] = prior.posterior_moments(statistics.mean[known], noise)
+    return mean, variance
 
 
 def _checked(x: Numbers, variance: Numbers) -> tuple[Tensor, Tensor]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from recsys_vae.errors import UserError
-from recsys_vae.estimation import AtomPrior, fit_atom_prior
+from recsys_vae.estimation import AtomPrior, GaussianStatistics, fit_atom_prior, tweedie_group_means
 
 
 def two_points(n, seed):
@@ -52,6 +53,24 @@ def test_posterior_means_come_near_those_under_the_true_prior() -> None:
     risk, best, raw = (np.square(estimate - mu).mean() for estimate in (mean.numpy(), oracle, x))
     assert risk < 1.03 * best
     assert raw > 2.5 * risk
+
+
+def test_groups_are_observations_with_the_noise_of_their_size() -> None:
+    rng = np.random.default_rng(3)
+    sizes = rng.integers(1, 9, 300)
+    labels = np.repeat(np.arange(300), sizes)
+    x = rng.normal(rng.choice([-1.0, 1.5], 300)[labels], 0.8)
+    mean, variance = tweedie_group_means(GaussianStatistics.of_groups(x, labels, 301))
+    frame = pd.DataFrame({"x": x, "group": labels}).groupby("group")["x"]
+    pooled = (frame.var(ddof=1).fillna(0.0) * (frame.count() - 1)).sum() / (len(x) - 300)
+    noise = (pooled / frame.count()).to_numpy()
+    prior = fit_atom_prior(frame.mean().to_numpy(), noise)
+    expected = prior.posterior_moments(frame.mean().to_numpy(), noise)
+    torch.testing.assert_close(mean[:300], expected[0])
+    torch.testing.assert_close(variance[:300], expected[1])
+    assert float(mean[300]) == pytest.approx(float(prior.atoms @ prior.weights))
+    with pytest.raises(UserError, match="statistics"):
+        tweedie_group_means(GaussianStatistics.of(np.arange(4.0)[:, None]))
 
 
 @pytest.mark.parametrize(
