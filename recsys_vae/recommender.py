@@ -20,7 +20,7 @@ from recsys_vae.catalogue import Catalogue, list_some
 from recsys_vae.errors import UserError
 from recsys_vae.exports import Histories, Run, check_targets, read_run
 from recsys_vae.inference import Inference, trained_likelihood_power
-from recsys_vae.models import GaussianPosterior, RecommenderModel
+from recsys_vae.models import GaussianPosterior, Popularity, RecommenderModel
 from recsys_vae.models.base import TasteModel
 from recsys_vae.posterior import LikelihoodPower, PosteriorMethod, Predictive
 from recsys_vae.posterior.density import latent_model
@@ -75,6 +75,26 @@ class Recommender:
     def recommend_user(self, user_id: int | str, k: int = 10) -> pd.DataFrame:
         """Recommend to a user of the run, from the history that it holds. Same columns as :meth:`recommend`."""
         return self.table(*self.rank_with_deviation(self.history_of_user(user_id), k))
+
+    def top_rated(self, k: int = 10) -> pd.DataFrame:
+        """The top of the catalogue by a :class:`Popularity` that estimates ratings, for nobody in particular.
+
+        Returns ``k`` rows, best first: ``rank``, ``item_id``, ``title`` if known, ``mean``, ``low`` and ``high`` (the
+        ends of its interval), ``ratings`` (how many there are). Raises :class:`UserError` for any other model.
+        """
+        self.check_k(k)
+        if not isinstance(self.model, Popularity):
+            raise UserError(
+                f"top_rated: expected a run of model=popularity, came {type(self.model).__name__}"
+            )
+        found = self.model.estimates()
+        best = top_k(self.model.item_scores.unsqueeze(0), k)
+        table = self.table(best).drop(columns="score")
+        items = best.items[0].cpu()
+        for name, values in found._asdict().items():
+            table[name] = values.cpu()[items].numpy()
+        table["ratings"] = self.catalogue.item_counts[items.numpy()]
+        return table
 
     def history_of(self, items: Sequence[int | str]) -> csr_array:
         """One row with the items that are known; see :meth:`recommend`."""
@@ -153,7 +173,7 @@ class Recommender:
         else:
             scores, deviations = self.inference.predict(histories, with_deviation=with_deviation)
         empty = np.flatnonzero(np.diff(histories.indptr) == 0)
-        if len(empty):
+        if len(empty) and not isinstance(self.model, Popularity):  # which has its own answer for everyone
             popularity = torch.tensor(self.catalogue.item_counts).to(scores)
             scores[torch.from_numpy(empty).to(scores.device)] = popularity
             if histories.shape[0] == 1:

@@ -1,4 +1,4 @@
-"""``recsys-vae recommend``: to a user of the run, to a list of items, or to a file of users."""
+"""``recsys-vae recommend``: to a user of the run, to a list of items, or to a file of users; or what is rated best."""
 
 from __future__ import annotations
 
@@ -31,9 +31,14 @@ def run(config: DictConfig) -> None:
     refuse_null("recommend", config)
     set_threads(config.threads)
     given = [key for key in ("user", "items", "input") if config[key] is not None]
+    if not isinstance(config.top_rated, bool):
+        raise UserError(f"top_rated: expected true or false, came {config.top_rated!r}")
+    given += ["top_rated"] * config.top_rated
     if len(given) != 1:
         came = " and ".join(given) or "none"
-        raise UserError(f"user: expected exactly one of user=, items= and input=, came {came}")
+        raise UserError(
+            f"user: expected exactly one of user=, items=, input= and top_rated=true, came {came}"
+        )
     if config.input is not None and config.output is None:
         raise UserError("output: expected a file for the recommendations to input's users, came none")
     output = None if config.output is None else check_output(config.output, (".parquet", ".csv"))
@@ -52,14 +57,18 @@ def run(config: DictConfig) -> None:
         ranked = _rank_file(recommender, config)
         write_recommendations(output, ranked, item_ids=catalogue.item_ids, titles=catalogue.titles)
         return
-    history = recommender.history_of(items) if items is not None else recommender.history_of_user(config.user)
-    table = recommender.table(*recommender.rank_with_deviation(history, config.k))
+    if config.top_rated:
+        history, table = None, recommender.top_rated(config.k)
+    else:
+        of_user = items is None
+        history = recommender.history_of_user(config.user) if of_user else recommender.history_of(items or [])
+        table = recommender.table(*recommender.rank_with_deviation(history, config.k))
     if output is not None:
         with output_file(output) as temporary:
             writer = table.to_csv if output.suffix.lower() == ".csv" else table.to_parquet
             writer(temporary, index=False)
         return
-    if history.nnz:
+    if history is not None and history.nnz:
         known = [str(catalogue.label(int(item))) for item in history.indices[:8]]
         more = f" and {history.nnz - 8} more" if history.nnz > 8 else ""
         console.print(f"liked: {', '.join(known)}{more}", markup=False)

@@ -493,8 +493,14 @@ def test_a_run_that_cannot_do_what_is_asked(refused, runs) -> None:
     ("arguments", "said"),
     [
         (["user=nobody"], ["user: 'nobody' is not in", "items=[...]"]),
-        (["user=1", "items=[1]"], ["expected exactly one of user=, items= and input=, came user and items"]),
-        ([], ["expected exactly one of user=, items= and input=, came none"]),
+        (
+            ["user=1", "items=[1]"],
+            ["expected exactly one of user=, items=, input= and top_rated=true, came user and items"],
+        ),
+        ([], ["expected exactly one of user=, items=, input= and top_rated=true, came none"]),
+        (["user=1", "top_rated=true"], ["expected exactly one of", "came user and top_rated"]),
+        (["top_rated=3"], ["top_rated: expected true or false, came 3"]),
+        (["top_rated=true"], ["top_rated: expected a run of model=popularity, came"]),
         (["items="], ["items: expected a list of ids or titles, came nothing"]),
         (["items=,"], ["items: expected at least one id or title, came ,"]),
         (["items=["], ["items: expected a list such as", "came '['"]),

@@ -102,6 +102,49 @@ def test_recommendations_to_one_user_go_to_a_file(run, tmp_path, suffix) -> None
     assert list(tmp_path.iterdir()) == [output]
 
 
+RATED = [
+    "dataset=tiny",
+    "model=popularity",
+    "filters.weights=true",
+    "filters.rating_threshold=null",
+    METRICS[0],
+]
+
+
+@pytest.mark.parametrize(
+    "estimate", ["maximum_likelihood", "normal_inverse_gamma", "beta_binomial", "tweedie"]
+)
+def test_what_is_rated_best(tmp_path, estimate, capsys) -> None:
+    run = tmp_path / "rated"
+    options = [f"model.estimate={estimate}", "model.rank_by=lower"]
+    assert main(["train", *RATED, *options, f"run={run}"]) == 0
+    assert main(["recommend", f"run={run}", "top_rated=true", "k=4", f"output={tmp_path / 'top.csv'}"]) == 0
+    top = pd.read_csv(tmp_path / "top.csv")
+    assert list(top.columns) == ["rank", "item_id", "title", "mean", "low", "high", "ratings"]
+    recommender = recsys_vae.load(run)
+    low = recommender.model.low.numpy()
+    best = np.argsort(-low, kind="stable")[:4]
+    assert list(top["item_id"]) == list(recommender.catalogue.item_ids[best])
+    assert top["low"].tolist() == pytest.approx(low[best].tolist())
+    assert list(top["ratings"]) == list(recommender.catalogue.item_counts[best])
+    capsys.readouterr()
+    assert main(["recommend", f"run={run}", "top_rated=true", "k=4"]) == 0
+    assert "low" in capsys.readouterr().out
+    # Nobody in particular is recommended the same.
+    assert list(recommender.recommend(["no such item"], k=4)["item_id"]) == list(top["item_id"])
+
+
+def test_ratings_that_are_not_there_are_asked_for_before_anything_is_written(tmp_path, capsys) -> None:
+    run = tmp_path / "rated"
+    arguments = ["train", "dataset=tiny", "model=popularity", "model.estimate=tweedie", f"run={run}"]
+    assert main(arguments) == 2
+    assert "filters.weights=true filters.rating_threshold=null" in capsys.readouterr().err
+    assert not run.exists()
+    assert main(["train", "dataset=tiny", "model=popularity", METRICS[0], f"run={run}"]) == 0
+    assert main(["recommend", f"run={run}", "top_rated=true"]) == 2
+    assert "for intervals, came 'count'" in capsys.readouterr().err
+
+
 def test_compare_two_models_on_one_split(run, ease_run, tmp_path) -> None:
     output = tmp_path / "table.csv"
     assert main(["compare", run, ease_run, "metrics=[ndcg@10]", f"output={output}"]) == 0
