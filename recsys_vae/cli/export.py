@@ -16,7 +16,7 @@ from recsys_vae.cli.stages import refuse_null
 from recsys_vae.errors import UserError
 from recsys_vae.exports import check_output, read_histories, write_vectors
 from recsys_vae.exports.embeddings import write_vector_blocks
-from recsys_vae.models import PPCA, MultVAE
+from recsys_vae.models import VectorModel
 from recsys_vae.models.base import check_positive
 from recsys_vae.recommender import Recommender, batches, load
 
@@ -40,9 +40,9 @@ def run(config: DictConfig) -> None:
     method = build_method(config)
     recommender = load(config.run, pick_device(config.accelerator))
     model = recommender.model
-    if not isinstance(model, MultVAE | PPCA):
+    if not isinstance(model, VectorModel):
         raise UserError(
-            f"run: {type(model).__name__} has no vectors to export; expected a VAE, a DAE or PPCA"
+            f"run: {type(model).__name__} has no vectors to export; expected a VAE, a DAE or a factor model"
         )
     inference = use_posterior(recommender, method, config)
     if inference is not None and (config.what == "items" or config.space == "retrieval"):
@@ -101,7 +101,7 @@ class _Encoder:
         if self.space == "latent":
             return self.recommender.taste_vectors(histories)
         model = self.recommender.model
-        assert isinstance(model, MultVAE | PPCA)
+        assert isinstance(model, VectorModel)
         return {"vector": model.user_vectors(histories).float().cpu().numpy()}
 
     def warn(self) -> None:

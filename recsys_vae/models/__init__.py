@@ -1,6 +1,6 @@
 """Recommenders: histories in, item scores out. One file per recommender, named as its paper names it."""
 
-from recsys_vae.models.base import ClosedFormModel, RecommenderModel
+from recsys_vae.models.base import ClosedFormModel, RecommenderModel, VectorModel
 from recsys_vae.models.chow_liu import ChowLiu
 from recsys_vae.models.ease import EASE
 from recsys_vae.models.gaussian_posterior import GaussianPosterior
@@ -12,11 +12,13 @@ from recsys_vae.models.mult_vae import MultVAE
 from recsys_vae.models.popularity import Popularity
 from recsys_vae.models.ppca import PPCA
 from recsys_vae.models.sparse_rows import SparseRows
+from recsys_vae.models.wmf import WMF
 
 __all__ = [
     "EASE",
     "GMRF",
     "PPCA",
+    "WMF",
     "ChowLiu",
     "ClosedFormModel",
     "GaussianPosterior",
@@ -27,4 +29,5 @@ __all__ = [
     "Popularity",
     "RecommenderModel",
     "SparseRows",
+    "VectorModel",
 ]

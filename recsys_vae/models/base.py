@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -54,6 +55,33 @@ class ClosedFormModel(RecommenderModel):
     @abstractmethod
     def fit(self, matrix: csr_array) -> ClosedFormModel:
         """Learn from a training matrix ``(users, items)`` and return the model itself."""
+
+
+@runtime_checkable
+class Marginals(Protocol):
+    """What is known of each user's taste, coordinate by coordinate."""
+
+    @property
+    def mean(self) -> Float[Tensor, "users latent"]:
+        """Of each coordinate."""
+
+    @property
+    def standard_deviation(self) -> Float[Tensor, "users latent"]:
+        """Of each coordinate."""
+
+
+@runtime_checkable
+class VectorModel(Protocol):
+    """A recommender whose users and items are vectors."""
+
+    def posterior(self, histories: csr_array) -> Marginals:
+        """Of each user's taste."""
+
+    def user_vectors(self, histories: csr_array) -> Float[Tensor, "users features"]:
+        """Vectors whose inner products with :meth:`item_vectors` rank as the scores do."""
+
+    def item_vectors(self) -> Float[Tensor, "items features"]:
+        """One a row."""
 
 
 def check_positive(name: str, value: int) -> None:
