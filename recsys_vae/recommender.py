@@ -20,8 +20,8 @@ from recsys_vae.catalogue import Catalogue, list_some
 from recsys_vae.errors import UserError
 from recsys_vae.exports import Histories, Run, check_targets, read_run
 from recsys_vae.inference import Inference, trained_likelihood_power
-from recsys_vae.models import GaussianPosterior, Popularity, RecommenderModel
-from recsys_vae.models.base import TasteModel
+from recsys_vae.models import Popularity, RecommenderModel
+from recsys_vae.models.base import Marginals, TasteModel
 from recsys_vae.posterior import LikelihoodPower, PosteriorMethod, Predictive
 from recsys_vae.posterior.density import latent_model
 from recsys_vae.ranking import TopK, mask_seen, top_k
@@ -246,11 +246,12 @@ class Recommender:
             matrix.data[:] = 1.0
         return matrix
 
-    def posterior(self, histories: csr_array) -> GaussianPosterior:
-        """Mean and log-variance of each user's taste. Raises :class:`UserError` for a model that has none."""
+    def posterior(self, histories: csr_array) -> Marginals:
+        """Mean and standard deviation of each user's taste. Raises :class:`UserError` for a model that has none."""
         if not isinstance(self.model, TasteModel):
             raise UserError(
-                f"space=latent: {type(self.model).__name__} has no latent space; expected a VAE or a DAE"
+                f"space=latent: {type(self.model).__name__} has no latent space; "
+                "expected a VAE, a DAE or a factor model"
             )
         return self.model.posterior(histories)
 

@@ -17,6 +17,7 @@ from recsys_vae.models.rec_vae import RecVAE
 from recsys_vae.models.rp3beta import RP3Beta
 from recsys_vae.models.slim import SLIM
 from recsys_vae.models.sparse_rows import SparseRows
+from recsys_vae.models.wmf import WMF
 
 __all__ = [
     "DLAE",
@@ -27,6 +28,7 @@ __all__ = [
     "RDLAE",
     "RLAE",
     "SLIM",
+    "WMF",
     "ChowLiu",
     "ClosedFormModel",
     "GaussianPosterior",

@@ -12,7 +12,6 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from recsys_vae.errors import UserError
-from recsys_vae.models.gaussian_posterior import GaussianPosterior
 
 
 class RecommenderModel(nn.Module, ABC):
@@ -59,10 +58,23 @@ class ClosedFormModel(RecommenderModel):
 
 
 @runtime_checkable
+class Marginals(Protocol):
+    """What is known of each user's taste, coordinate by coordinate."""
+
+    @property
+    def mean(self) -> Float[Tensor, "users latent"]:
+        """Of each coordinate."""
+
+    @property
+    def standard_deviation(self) -> Float[Tensor, "users latent"]:
+        """Of each coordinate."""
+
+
+@runtime_checkable
 class TasteModel(Protocol):
     """A recommender that places users in a latent space."""
 
-    def posterior(self, histories: csr_array) -> GaussianPosterior:
+    def posterior(self, histories: csr_array) -> Marginals:
         """The model's own posterior of each user's taste, ``(users, latent)``."""
         ...
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from recsys_vae.models import PPCA, RecommenderModel
+from recsys_vae.models import PPCA, WMF, RecommenderModel
 from recsys_vae.posterior.base import InferredPosterior
 from recsys_vae.posterior.density import latent_model
 
@@ -18,7 +18,7 @@ class Predictive(NamedTuple):
     """Scores of every item, and their standard deviation over the draws (none for a point estimate).
 
     For a softmax model the score is the logarithm of the predictive probability, in nats, and the deviation that of
-    the log-probability; for PPCA both are those of the expected value of x.
+    the log-probability; for PPCA and WMF both are those of the expected value of x.
     """
 
     scores: Float[Tensor, "users items"]
@@ -44,7 +44,7 @@ def predict(
         with_deviation: whether to form the standard deviations too.
     """
     latent = latent_model(model)
-    linear = isinstance(model, PPCA)
+    linear = isinstance(model, PPCA | WMF)
     if inferred.draws is None:
         return Predictive(_outcome(latent.decode(inferred.mean), linear), None)
     if linear and not with_deviation:  # the average of a linear function is that of the average
