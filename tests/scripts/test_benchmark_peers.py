@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -220,6 +221,56 @@ def test_training_stops_after_its_patience_and_keeps_the_best_epoch() -> None:
     assert (fitted.best_epoch, fitted.seconds_to_best) == (2, 4.0)
     assert fitted.curve[1] == max(fitted.curve)
     assert protocol.validation_ndcg(lambda _: good, task) == 1.0
+
+
+FAKE_RECVAE = """
+import torch
+
+class VAE(torch.nn.Module):
+    calls = []
+
+    def __init__(self, hidden_dim, latent_dim, input_dim):
+        super().__init__()
+        self.encoder = torch.nn.Linear(input_dim, latent_dim, bias=False)
+        self.decoder = torch.nn.Linear(latent_dim, input_dim, bias=False)
+
+    def update_prior(self):
+        self.calls.append("prior")
+
+    def forward(self, ratings, beta=None, gamma=1, dropout_rate=0.5, calculate_loss=True):
+        scores = self.decoder(self.encoder(ratings / ratings.norm(dim=1, keepdim=True)))
+        if not calculate_loss:
+            return scores
+        self.calls.append((len(ratings), gamma, dropout_rate, self.training))
+        return None, -(torch.log_softmax(scores, -1) * ratings).sum(-1).mean()
+"""
+
+
+def test_the_reference_recvae_alternates_as_its_authors_run_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.py").write_text(FAKE_RECVAE)
+    reference = importlib.import_module("recvae_reference_peer")
+    held_out = _held_out()
+    history = csr_array(np.vstack([np.zeros((1, 130)), held_out.history.toarray()[1:]]))
+    settings = {"gamma": 0.01, "batch_size": 12, "epochs": 3, "learning_rate": 0.05, "latent_dim": 4}
+    train = csr_array(np.maximum(random_histories(20, 130, density=0.2).toarray(), np.eye(20, 130)))
+    task = protocol.Task(train, {"validation": history}, held_out.target, settings, 1, 1, tmp_path)
+    load = reference.reference_model
+    module = load(task)
+    monkeypatch.setattr(reference, "reference_model", lambda _: module)
+    fitted = reference.fit(task)
+    encoder, decoder = (
+        ((12, 0.01, 0.5, True), (8, 0.01, 0.5, True)),
+        ((12, 0.01, 0.0, True), (8, 0.01, 0.0, True)),
+    )
+    assert module.VAE.calls == 3 * [*(3 * encoder), "prior", *decoder]
+    assert len(fitted.curve) == 3
+    scores = fitted.score(history)
+    assert (scores[0] == 0).all()
+    assert np.isfinite(scores).all()
+    with pytest.raises(FileNotFoundError, match="--checkout"):
+        load(dataclasses.replace(task, checkout=tmp_path / "none"))
 
 
 def test_a_user_of_two_splits_counts_once(tmp_path: Path) -> None:
