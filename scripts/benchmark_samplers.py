@@ -36,8 +36,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from jax_environment import JaxEnvironmentError, jax_python, versions
 from machine import describe_machine
+from peer_environment import PeerEnvironmentError, peer_python, peer_versions
 from rich.console import Console
 from rich.table import Table
 from sampling_problem import SamplingProblem
@@ -231,8 +231,8 @@ def measure_ess(
     done(OURS, measure_ours(model, histories, power, method, options.seed))
     if not options.peers:
         return
-    python = jax_python(options.jax)
-    done("versions", versions(python))
+    python = peer_python("jax", options.jax)
+    done("versions", peer_versions("jax", python))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         problem = make_problem(model, histories, power, options.chains, options.seed)
@@ -445,7 +445,7 @@ def main() -> int:
     try:
         if "ess" in options.sections:
             measure_ess(recommender, power, options, save_sampler)
-    except JaxEnvironmentError as error:
+    except PeerEnvironmentError as error:
         print(error, file=sys.stderr)
         return 1
     if "refine" in options.sections:

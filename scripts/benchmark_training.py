@@ -32,8 +32,8 @@ import numpy as np
 import torch
 from machine import describe_machine
 from numpy_metrics import NDCG_AT
+from peer_environment import peer_python
 from peer_split import write_peer_split
-from recbole_environment import recbole_python
 from rich.console import Console
 from rich.table import Table
 from training_floor import TrainingFloor
@@ -382,7 +382,7 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as name:
         folder = write_peer_split(split, Path(name) / "split")
-        python = recbole_python(options.recbole) if options.recbole else Path(sys.executable)
+        python = peer_python("recbole", options.recbole) if options.recbole else Path(sys.executable)
         measure: dict[str, Callable[[], Any]] = {
             "epoch": lambda: {v: measure_epoch(split, options.epochs, v) for v in options.variants},
             "ranking": lambda: measure_ranking(split),

@@ -21,11 +21,8 @@ from recbole.utils import init_seed
 USERS_AT_ONCE = 500
 
 
-def recbole_config(
-    train: sp.csr_array, options: argparse.Namespace, workspace: Path, split: list[float]
-) -> Any:
-    """Write ``train`` as RecBole's atomic file; return its configuration: defaults but for what we set."""
-    # Tokens are our row and column numbers, so that RecBole's own numbering can be undone.
+def write_atomic_file(train: sp.csr_array, workspace: Path) -> None:
+    """Write the matrix as RecBole's dataset "ours", whose tokens are our row and column numbers."""
     folder = workspace / "ours"
     folder.mkdir()
     pairs = np.column_stack(train.nonzero())
@@ -33,6 +30,12 @@ def recbole_config(
         folder / "ours.inter", pairs, "%d", delimiter="\t", header="user_id:token\titem_id:token", comments=""
     )
 
+
+def recbole_config(
+    train: sp.csr_array, options: argparse.Namespace, workspace: Path, split: list[float]
+) -> Any:
+    """Write ``train`` as RecBole's atomic file; return its configuration: defaults but for what we set."""
+    write_atomic_file(train, workspace)
     steps_per_epoch = -(-train.shape[0] // options.batch_size)
     anneal_steps = options.anneal_steps
     if options.annealing == "rescaled":

@@ -28,8 +28,8 @@ from benchmark_training import run_peer
 from machine import describe_machine
 from numpy_ease import ease_scores
 from numpy_metrics import NDCG_AT, RECALL_AT, ranking_metrics, summary
+from peer_environment import peer_python
 from peer_split import write_peer_split
-from recbole_environment import recbole_python
 
 from recsys_vae.cli.config import compose_config
 from recsys_vae.cli.stages import filter_ratings, load_ratings, split_interactions
@@ -127,7 +127,7 @@ def main() -> int:
         if report["overrides"] != options.overrides:
             parser.error(f"--output: {options.output} is of {report['overrides']}; expected a new file")
     results = report["results"]
-    python = recbole_python(options.recbole) if options.recbole else None
+    python = peer_python("recbole", options.recbole) if options.recbole else None
 
     def fill(name: str, seed: int, compute: Callable[[], Figures]) -> None:
         by_seed = results.setdefault(name, {})

@@ -1,0 +1,315 @@
+"""The benchmark against peers, with a made-up peer in the place of the real ones: no environment is made here."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from made_up_histories import random_histories
+from scipy.sparse import csr_array
+
+from recsys_vae.errors import UserError
+from recsys_vae.full_ranking import evaluate_full_ranking
+from recsys_vae.interactions import HeldOut
+from recsys_vae.ranking import mask_seen, top_k
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+benchmark = importlib.import_module("benchmark_peers")
+protocol = importlib.import_module("peer_protocol")
+ranking = importlib.import_module("peer_ranking")
+table = importlib.import_module("peer_table")
+environment = importlib.import_module("peer_environment")
+
+# Scores items by their training count times a setting, and leaves a line in a file whenever it is run.
+FAKE = f"""
+import sys
+sys.path.insert(0, {str(SCRIPTS)!r})
+import numpy as np
+from pathlib import Path
+from peer_protocol import Fitted, run
+
+def fit(task):
+    with Path(__file__).with_name("runs.txt").open("a") as file:
+        print(task.seed, task.settings, file=file)
+    if task.settings["sign"] == 0:
+        raise SystemExit("this setting does not work")
+    counts = task.settings["sign"] * task.train.sum(axis=0)
+    return Fitted(lambda history: np.tile(counts, (history.shape[0], 1)), 0.5)
+
+sys.exit(run(fit, ("numpy",)))
+"""
+CATALOGUE = """
+peers:
+  counts: {title: Counts, script: fake_peer.py, trials: [{sign: -1}, {sign: 1}]}
+  broken: {title: Broken, script: fake_peer.py, trials: [{sign: 0}]}
+"""
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path) -> Path:
+    (tmp_path / "fake_peer.py").write_text(FAKE)
+    path = tmp_path / "catalogue.yaml"
+    path.write_text(CATALOGUE)
+    return path
+
+
+def _run(catalogue: Path, *arguments: str, dataset: str = "tiny") -> int:
+    folder = catalogue.parent
+    return int(
+        benchmark.main(
+            [
+                *(
+                    f"dataset={dataset}",
+                    "--folder",
+                    str(folder / "environments"),
+                    "--catalogue",
+                    str(catalogue),
+                ),
+                *("--output", str(folder / "peers.json"), "--markdown", str(folder / "peers.md")),
+                *("--seeds", "1", "--threads", "1", *arguments),
+            ]
+        )
+    )
+
+
+@pytest.mark.end_to_end
+def test_a_peer_and_a_model_of_ours_in_one_table(catalogue: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--peers", "counts", "--models", "popularity", "--trials", "2")
+    assert _run(catalogue, *asked) == 0
+    report = json.loads((catalogue.parent / "peers.json").read_text())
+    (peer,), (ours,) = (
+        [row for row in report["table"] if row["system"] == title] for title in ("Counts", "**popularity**")
+    )
+    # Both rank by training counts, ties by the order of items: the same figures by two ways.
+    assert peer["metrics"] == ours["metrics"]
+    assert peer["tests"]["ndcg@100"] == {"difference": 0.0, "stderr": 0.0, "p_holm": 1.0}
+    assert peer["settings"] == [{"sign": 1}]
+    assert peer["seconds"]["to_best"] == 0.5
+    assert peer["peak_mib"] > 10
+    worse, better = report["trials"]["counts"]["1"]
+    assert worse["validation"] < better["validation"]
+    per_user = [
+        pd.read_parquet(catalogue.parent / "peers.json.per_user" / trial["per_user"])
+        for trial in (better, report["trials"]["popularity"]["1"][0])
+    ]
+    shared = ["user_id", *ranking.METRICS]
+    pd.testing.assert_frame_equal(per_user[0][shared], per_user[1][shared])
+    text = (catalogue.parent / "peers.md").read_text()
+    assert text.splitlines()[2].count("|") == text.splitlines()[0].count("|")
+    assert "numpy " in text
+
+    # What is there is not run again, with fewer trials neither; another dataset is refused.
+    runs = (catalogue.parent / "runs.txt").read_text()
+    assert len(runs.splitlines()) == 2
+    assert _run(catalogue, *asked[:-1], "1", "--against", "popularity") == 0
+    assert (catalogue.parent / "runs.txt").read_text() == runs
+    assert json.loads((catalogue.parent / "peers.json").read_text())["table"][1]["settings"] == [{"sign": -1}]
+    capsys.readouterr()
+    assert _run(catalogue, *asked, dataset="ml-latest-small") == 2
+    assert "--output" in capsys.readouterr().err
+
+
+def test_a_peer_that_fails_is_left_out(catalogue: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(catalogue, "--peers", "counts", "broken", "--models", "--against", "counts") == 1
+    printed = capsys.readouterr()
+    assert "this setting does not work" in printed.err
+    assert "Counts" in printed.out
+    assert "Broken" not in printed.out
+
+
+def test_tuning_on_the_first_split_only(catalogue: Path) -> None:
+    asked = ("--peers", "counts", "--models", "--trials", "2", "--tune", "first", "--seeds", "1", "2")
+    assert _run(catalogue, *asked) == 0
+    report = json.loads((catalogue.parent / "peers.json").read_text())
+    assert [trial["settings"] for trial in report["trials"]["counts"]["2"]] == [{"sign": 1}]
+    assert report["table"][0]["splits"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--peers", "nobody"], "--peers"),
+        (["--models", "nothing"], "--models"),
+        (["--peers", "counts", "--models", "ease", "--against", "popularity"], "--against"),
+    ],
+)
+def test_unknown_names_are_refused(
+    catalogue: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], named: str
+) -> None:
+    assert _run(catalogue, *arguments) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_ranks_are_those_of_our_own_code() -> None:
+    rng = np.random.default_rng(1)
+    histories = random_histories(40, 130, density=0.3)
+    for levels in (3, 10**6):
+        scores = rng.integers(levels, size=(40, 130)).astype(np.float32)
+        ours = top_k(mask_seen(torch.from_numpy(scores.copy()), histories), 100).items.numpy()
+        np.testing.assert_array_equal(protocol.rank(scores, histories), ours)
+    short = protocol.rank(scores[:, :20], histories[:, :20])
+    assert short.shape == (40, 100)
+    assert ((short >= 0).sum(axis=1) == 20 - np.diff(histories[:, :20].indptr)).all()
+    with pytest.raises(ValueError, match="NaN"):
+        protocol.rank(np.full((40, 130), np.nan), histories)
+
+
+def _held_out() -> HeldOut:
+    both = random_histories(30, 130, density=0.3)
+    target = both.copy()
+    target.data = (np.random.default_rng(2).random(both.nnz) < 0.4).astype(np.float32)
+    history = both - target
+    for part in (history, target):
+        part.eliminate_zeros()
+    return HeldOut(np.arange(30), csr_array(history), csr_array(target))
+
+
+def test_a_ranking_is_judged_as_our_scores_are(tmp_path: Path) -> None:
+    held_out, counts = _held_out(), np.arange(130)
+    scores = np.random.default_rng(3).random((30, 130)).astype(np.float32)
+    np.save(tmp_path / "test.npy", protocol.rank(scores, held_out.history))
+    judged = ranking.judge(tmp_path / "test.npy", held_out, counts, "peer")
+    ours = evaluate_full_ranking(lambda _: torch.from_numpy(scores.copy()), held_out, ranking.METRICS, counts)
+    pd.testing.assert_frame_equal(judged.per_user, ours.per_user)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda ranked, seen: ranked[:-1], "shape"),
+        (lambda ranked, seen: ranked.astype(np.float64), "float64"),
+        (lambda ranked, seen: np.where(ranked == ranked[0, 0], 130, ranked), "130"),
+        (lambda ranked, seen: np.where(np.arange(100) == 0, -1, ranked), "after the last"),
+        (lambda ranked, seen: np.where(np.arange(100) == 1, ranked[:, :1], ranked), "once"),
+        (lambda ranked, seen: np.where(np.arange(100) == 0, seen[:, None], ranked), "history"),
+    ],
+)
+def test_what_is_no_ranking_is_refused(tmp_path: Path, spoil, message: str) -> None:
+    held_out = _held_out()
+    ranked = protocol.rank(np.random.default_rng(3).random((30, 130)), held_out.history)
+    seen = held_out.history.indices[held_out.history.indptr[:-1]]
+    full = ranked[:, :60]  # everyone has more than 60 items left
+    assert (full >= 0).all()
+    ranked = np.pad(full, ((0, 0), (0, 40)), constant_values=-1)
+    np.save(tmp_path / "test.npy", spoil(ranked, seen))
+    with pytest.raises(UserError, match=f"peer: test.npy: .*{message}"):
+        ranking.judge(tmp_path / "test.npy", held_out, np.arange(130), "peer")
+
+
+def test_training_stops_after_its_patience_and_keeps_the_best_epoch() -> None:
+    held_out = _held_out()
+    task = protocol.Task(
+        csr_array(np.ones((2, 130))), {"validation": held_out.history}, held_out.target, {}, 1, 1, None
+    )
+    best = protocol.BestEpoch(task, patience=2)
+    good = held_out.target.toarray()
+    went_on = []
+    for epoch, quality in enumerate([0.0, 1.0, 0.5, 0.4, 0.3]):
+        scores = quality * good + 0.6 * np.random.default_rng(epoch).random(good.shape)
+        went_on.append(best.update(2.0, lambda _, scores=scores: scores, lambda epoch=epoch: epoch))
+    assert went_on == [True, True, True, False, False]
+    assert best.best_state == 1
+    fitted = best.fitted(lambda history: good)
+    assert (fitted.best_epoch, fitted.seconds_to_best) == (2, 4.0)
+    assert fitted.curve[1] == max(fitted.curve)
+    assert protocol.validation_ndcg(lambda _: good, task) == 1.0
+
+
+FAKE_RECVAE = """
+import torch
+
+class VAE(torch.nn.Module):
+    calls = []
+
+    def __init__(self, hidden_dim, latent_dim, input_dim):
+        super().__init__()
+        self.encoder = torch.nn.Linear(input_dim, latent_dim, bias=False)
+        self.decoder = torch.nn.Linear(latent_dim, input_dim, bias=False)
+
+    def update_prior(self):
+        self.calls.append("prior")
+
+    def forward(self, ratings, beta=None, gamma=1, dropout_rate=0.5, calculate_loss=True):
+        scores = self.decoder(self.encoder(ratings / ratings.norm(dim=1, keepdim=True)))
+        if not calculate_loss:
+            return scores
+        self.calls.append((len(ratings), gamma, dropout_rate, self.training))
+        return None, -(torch.log_softmax(scores, -1) * ratings).sum(-1).mean()
+"""
+
+
+def test_the_reference_recvae_alternates_as_its_authors_run_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.py").write_text(FAKE_RECVAE)
+    reference = importlib.import_module("recvae_reference_peer")
+    held_out = _held_out()
+    history = csr_array(np.vstack([np.zeros((1, 130)), held_out.history.toarray()[1:]]))
+    settings = {"gamma": 0.01, "batch_size": 12, "epochs": 3, "learning_rate": 0.05, "latent_dim": 4}
+    train = csr_array(np.maximum(random_histories(20, 130, density=0.2).toarray(), np.eye(20, 130)))
+    task = protocol.Task(train, {"validation": history}, held_out.target, settings, 1, 1, tmp_path)
+    load = reference.reference_model
+    module = load(task)
+    monkeypatch.setattr(reference, "reference_model", lambda _: module)
+    fitted = reference.fit(task)
+    encoder, decoder = (
+        ((12, 0.01, 0.5, True), (8, 0.01, 0.5, True)),
+        ((12, 0.01, 0.0, True), (8, 0.01, 0.0, True)),
+    )
+    assert module.VAE.calls == 3 * [*(3 * encoder), "prior", *decoder]
+    assert len(fitted.curve) == 3
+    scores = fitted.score(history)
+    assert (scores[0] == 0).all()
+    assert np.isfinite(scores).all()
+    with pytest.raises(FileNotFoundError, match="--checkout"):
+        load(dataclasses.replace(task, checkout=tmp_path / "none"))
+
+
+def test_a_user_of_two_splits_counts_once(tmp_path: Path) -> None:
+    def write(name: str, users: list[int], values: list[float]) -> dict[str, str]:
+        columns = {"user_id": users, **dict.fromkeys(ranking.METRICS, values)}
+        pd.DataFrame(columns).to_parquet(tmp_path / name)
+        return {"per_user": name}
+
+    trials = [write("a", [3, 1], [0.2, 0.4]), write("b", [5, 3], [1.0, 0.6])]
+    users = table.users_of(trials, tmp_path)
+    assert users["user_id"].tolist() == [1, 3, 5]
+    assert users["ndcg@100"].tolist() == pytest.approx([0.4, 0.4, 1.0])
+
+
+def test_a_foreign_folder_is_no_environment(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(environment.PeerEnvironmentError, match="other files"):
+        environment.peer_python("implicit", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_a_complete_environment_is_not_made_again(tmp_path: Path) -> None:
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.touch()
+    record = tmp_path / environment.RECORD
+    record.write_text(json.dumps({"requirements": environment.ENVIRONMENTS["implicit"].wanted()}))
+    assert environment.peer_python("implicit", tmp_path) == python
+    record.write_text(json.dumps({"requirements": ["implicit==0.1"]}))
+    with pytest.raises(environment.PeerEnvironmentError):
+        environment.peer_python("implicit", tmp_path)
+
+
+def test_the_catalogue_names_what_there_is() -> None:
+    systems = benchmark.read_systems(benchmark.CATALOGUE, None, ["ease", "popularity"])
+    for system in systems:
+        assert len(system.trials) >= (1 if system.name == "popularity" else 5)
+        if system.script is not None:
+            assert system.script.exists()
+            assert system.environment in environment.ENVIRONMENTS
+    assert [system.name for system in systems][-2:] == ["ease", "popularity"]
+    assert systems[-1].trials == ([],)
