@@ -40,8 +40,8 @@ __all__ = [
     "MultVAE",
     "MultinomialVAE",
     "Popularity",
-    "RecVAE",
     "RP3Beta",
+    "RecVAE",
     "RecommenderModel",
     "SparseRows",
 ]
