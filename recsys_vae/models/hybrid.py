@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,22 +14,6 @@ from torch import Tensor
 from recsys_vae.models.base import ClosedFormModel, RecommenderModel, check_interval
 from recsys_vae.models.gaussian_posterior import GaussianPosterior
 from recsys_vae.models.multinomial_vae import MultinomialVAE
-
-
-class VariationalPath(Protocol):
-    """Builds a VAE for a catalogue."""
-
-    def __call__(self, *, n_items: int) -> MultinomialVAE:
-        """The model with fresh weights."""
-        ...
-
-
-class LinearPath(Protocol):
-    """Builds a linear model for a catalogue."""
-
-    def __call__(self, *, n_items: int) -> ClosedFormModel:
-        """The model, not fitted."""
-        ...
 
 
 class Hybrid(RecommenderModel):
@@ -44,7 +28,7 @@ class Hybrid(RecommenderModel):
 
     Args:
         n_items: size of the catalogue; comes from the data.
-        variational: makes the variational path (``_partial_: true`` in a configuration).
+        variational: makes the variational path from ``n_items`` (``_partial_: true`` in a configuration).
         linear: makes the linear path, likewise.
         variational_weight: in the sum above, at least 0; training chooses it on the validation users.
         length_exponent: from 0 to 1; likewise.
@@ -56,8 +40,8 @@ class Hybrid(RecommenderModel):
     def __init__(
         self,
         n_items: int,
-        variational: VariationalPath,
-        linear: LinearPath,
+        variational: Callable[..., MultinomialVAE],
+        linear: Callable[..., ClosedFormModel],
         variational_weight: float = 0.08,
         length_exponent: float = 0.0,
     ) -> None:
