@@ -55,10 +55,11 @@ class ItemKNN(ClosedFormModel):
         own = gram_diagonal(weighted)
         of_history, of_scored = own ** (1.0 - self.asymmetry), own**self.asymmetry
 
-        def to_targets(targets: slice) -> Tensor:
-            similarity = torch.from_numpy((by_item[targets] @ weighted).toarray())
-            scale = torch.from_numpy(np.outer(of_scored[targets], of_history)) + self.shrinkage
-            return similarity.div_(scale.clamp_min_(torch.finfo(torch.float32).tiny))
+        def to_targets(targets: slice) -> csr_array:
+            similarity = by_item[targets] @ weighted
+            scored = np.repeat(of_scored[targets], np.diff(similarity.indptr))
+            similarity.data /= scored * of_history[similarity.indices] + self.shrinkage
+            return similarity
 
         strongest = keep_strongest(to_targets, self.n_items, self.n_neighbours)
         self.sparse.store(strongest.T.tocsr())

@@ -88,7 +88,7 @@ class LinearAutoencoder(ClosedFormModel):
         user_exponent: float,
         precision: str = "float64",
         dense_limit: int = 40_000,
-        n_neighbours: int = 200,
+        n_neighbours: int = 100,
     ) -> None:
         super().__init__(n_items)
         check_interval("model.l2", l2, 0.0, float("inf"), include_low=False)
@@ -234,7 +234,7 @@ class EASE(LinearAutoencoder):
         user_exponent: float = 0.0,
         precision: str = "float64",
         dense_limit: int = 40_000,
-        n_neighbours: int = 200,
+        n_neighbours: int = 100,
     ) -> None:
         super().__init__(n_items, l2, 0.0, 0.0, user_exponent, precision, dense_limit, n_neighbours)
 
@@ -250,7 +250,7 @@ class EDLAE(LinearAutoencoder):
         user_exponent: float = 0.5,
         precision: str = "float64",
         dense_limit: int = 40_000,
-        n_neighbours: int = 200,
+        n_neighbours: int = 100,
     ) -> None:
         super().__init__(n_items, l2, dropout, 0.0, user_exponent, precision, dense_limit, n_neighbours)
 
@@ -266,7 +266,7 @@ class DLAE(LinearAutoencoder):
         user_exponent: float = 0.5,
         precision: str = "float64",
         dense_limit: int = 40_000,
-        n_neighbours: int = 200,
+        n_neighbours: int = 100,
     ) -> None:
         super().__init__(n_items, l2, dropout, 1.0, user_exponent, precision, dense_limit, n_neighbours)
 
@@ -277,12 +277,12 @@ class RLAE(LinearAutoencoder):
     def __init__(
         self,
         n_items: int,
-        l2: float = 500.0,
-        max_diagonal: float = 0.5,
+        l2: float = 1000.0,
+        max_diagonal: float = 0.2,
         user_exponent: float = 0.5,
         precision: str = "float64",
         dense_limit: int = 40_000,
-        n_neighbours: int = 200,
+        n_neighbours: int = 100,
     ) -> None:
         super().__init__(n_items, l2, 0.0, max_diagonal, user_exponent, precision, dense_limit, n_neighbours)
 
@@ -293,13 +293,13 @@ class RDLAE(LinearAutoencoder):
     def __init__(
         self,
         n_items: int,
-        l2: float = 200.0,
+        l2: float = 400.0,
         dropout: float = 0.5,
-        max_diagonal: float = 0.5,
+        max_diagonal: float = 0.35,
         user_exponent: float = 0.5,
         precision: str = "float64",
         dense_limit: int = 40_000,
-        n_neighbours: int = 200,
+        n_neighbours: int = 100,
     ) -> None:
         super().__init__(
             n_items, l2, dropout, max_diagonal, user_exponent, precision, dense_limit, n_neighbours

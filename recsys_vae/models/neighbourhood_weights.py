@@ -14,11 +14,9 @@ from __future__ import annotations
 import logging
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from scipy.linalg import lapack
 from scipy.sparse import coo_array, csr_array, diags_array
-from torch import Tensor
 
 from recsys_vae.models.gram_matrix import gram_diagonal
 from recsys_vae.models.sparse_weights import keep_strongest
@@ -79,8 +77,8 @@ def _correlations(weighted: csr_array, scale: Float[np.ndarray, " items"], count
     scaled = (weighted @ diags_array(scale)).tocsr()
     by_item = scaled.T.tocsr()
 
-    def rows_of(rows: slice) -> Tensor:
-        return torch.from_numpy((by_item[rows] @ scaled).toarray())
+    def rows_of(rows: slice) -> csr_array:
+        return by_item[rows] @ scaled
 
     strongest = keep_strongest(rows_of, len(scale), count)
     return strongest.maximum(strongest.T.tocsr()).tocsr()

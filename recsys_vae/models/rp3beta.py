@@ -49,8 +49,8 @@ class RP3Beta(ClosedFormModel):
         to_user = (steps @ diags_array(_power(of_item, -self.alpha))).tocsr()
         by_target = to_item.T.tocsr()
 
-        def to_targets(targets: slice) -> Tensor:
-            return torch.from_numpy((by_target[targets] @ to_user).toarray())
+        def to_targets(targets: slice) -> csr_array:
+            return by_target[targets] @ to_user
 
         strongest = keep_strongest(to_targets, self.n_items, self.n_neighbours)
         self.sparse.store(strongest.T.tocsr())

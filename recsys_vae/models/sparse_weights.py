@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from recsys_vae.models.gram_matrix import row_blocks
 
-_BLOCK_ENTRIES = 2**25  # similarities held dense at a time: 128 MiB of float32
+_BLOCK_ENTRIES = 2**24  # similarities held at a time, at most: 192 MiB, were none of them 0
 
 
 class SparseWeights(nn.Module):
@@ -68,24 +68,24 @@ def _sparse_tensor(matrix: csr_array) -> Tensor:
     return torch.sparse_csr_tensor(offsets, columns, values, size=matrix.shape, check_invariants=False)
 
 
-def keep_strongest(
-    similarities: Callable[[slice], Float[Tensor, "rows items"]], n_items: int, count: int
-) -> csr_array:
+def keep_strongest(similarities: Callable[[slice], csr_array], n_items: int, count: int) -> csr_array:
     """The ``count`` largest positive entries of each row of a matrix ``(items, items)``, off its diagonal.
 
     ``similarities`` gives some of its rows; it is asked for a block at a time: the matrix never exists as a whole.
     """
     lengths, columns, values = [], [], []
     for rows in row_blocks(n_items, _BLOCK_ENTRIES):
-        block = similarities(rows).float()
-        offsets = torch.arange(block.shape[0])
-        block[offsets, offsets + rows.start] = 0.0
-        nearest = block.topk(min(count, n_items), dim=-1)
-        kept = nearest.values > 0.0
-        lengths.append(kept.sum(dim=-1).numpy())
-        columns.append(nearest.indices[kept].int().numpy())
-        values.append(nearest.values[kept].numpy())
-    index_pointer = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
+        block = similarities(rows)
+        for row in range(block.shape[0]):
+            entries = slice(block.indptr[row], block.indptr[row + 1])
+            value, column = block.data[entries], block.indices[entries]
+            kept = np.flatnonzero((value > 0.0) & (column != rows.start + row))
+            if len(kept) > count:
+                kept = kept[np.argpartition(value[kept], len(kept) - count)[len(kept) - count :]]
+            lengths.append(len(kept))
+            columns.append(column[kept].astype(np.int32))
+            values.append(value[kept].astype(np.float32))
+    index_pointer = np.concatenate([[0], np.cumsum(lengths)])
     if index_pointer[-1] < 2**31:
         index_pointer = index_pointer.astype(np.int32)
     strongest = csr_array(

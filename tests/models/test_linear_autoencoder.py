@@ -257,7 +257,7 @@ def test_sparse_weights_with_every_item_as_a_neighbour_are_the_dense_ones(make) 
     np.testing.assert_allclose(sparse.sparse.matrix().toarray(), dense.weight.numpy(), rtol=0.0, atol=1e-6)
 
 
-@pytest.mark.parametrize("entries", [40, 2**25])
+@pytest.mark.parametrize("entries", [40, 2**24])
 def test_sparse_weights_solve_each_column_on_the_nearest_items(monkeypatch, entries) -> None:
     monkeypatch.setattr("recsys_vae.models.sparse_weights._BLOCK_ENTRIES", entries)
     matrix = ratings()
