@@ -53,14 +53,18 @@ class TrainingFloor:
         weight = torch.randn(n_items, hidden_dim, generator=generator)
         layers = [(hidden_dim, n_items), (hidden_dim, 2 * latent_dim), (latent_dim, hidden_dim)]
         dense = {
-            users: [quickest(kernels) for shape in layers for kernels in _layer(users, *shape, generator)]
+            users: [
+                quickest(kernels) for shape in layers for kernels in dense_products(users, *shape, generator)
+            ]
             for users in {batch.shape[0] for batch in batches}
         }
         # The kernels of the sparse products are chosen on the first batch; the batches are alike.
-        forward, backward = (quickest_index(kernels) for kernels in _input(batches[0], weight, generator))
+        forward, backward = (
+            quickest_index(kernels) for kernels in sparse_products(batches[0], weight, generator)
+        )
         self._steps: list[list[Product]] = []
         for batch in batches:
-            product, transposed_product = _input(batch, weight, generator)
+            product, transposed_product = sparse_products(batch, weight, generator)
             self._steps.append(
                 [product[forward], *dense[batch.shape[0]], transposed_product[backward]],
             )
@@ -88,7 +92,7 @@ def quickest(candidates: Sequence[Product]) -> Product:
     return candidates[quickest_index(candidates)]
 
 
-def _layer(users: int, inputs: int, outputs: int, generator: torch.Generator) -> list[list[Product]]:
+def dense_products(users: int, inputs: int, outputs: int, generator: torch.Generator) -> list[list[Product]]:
     """Forward, gradient of the input, gradient of the weights; each in two layouts."""
 
     def randn(*shape: int) -> Tensor:
@@ -105,7 +109,7 @@ def _layer(users: int, inputs: int, outputs: int, generator: torch.Generator) ->
     ]
 
 
-def _input(batch: sp.csr_array, weight: Tensor, generator: torch.Generator) -> list[list[Product]]:
+def sparse_products(batch: sp.csr_array, weight: Tensor, generator: torch.Generator) -> list[list[Product]]:
     """The sparse batch times the weights, and its transpose times a gradient; each by two kernels."""
     gradient = torch.randn(batch.shape[0], weight.shape[1], generator=generator)
     return [_sparse(batch, weight), _sparse(sp.csr_array(batch.T), gradient)]

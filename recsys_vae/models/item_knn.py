@@ -56,7 +56,7 @@ class ItemKNN(ClosedFormModel):
         of_history, of_scored = own ** (1.0 - self.asymmetry), own**self.asymmetry
 
         def to_targets(targets: slice) -> csr_array:
-            similarity = by_item[targets] @ weighted
+            similarity = csr_array(by_item[targets] @ weighted)
             scored = np.repeat(of_scored[targets], np.diff(similarity.indptr))
             similarity.data /= scored * of_history[similarity.indices] + self.shrinkage
             return similarity

@@ -50,7 +50,7 @@ class RP3Beta(ClosedFormModel):
         by_target = to_item.T.tocsr()
 
         def to_targets(targets: slice) -> csr_array:
-            return by_target[targets] @ to_user
+            return csr_array(by_target[targets] @ to_user)
 
         strongest = keep_strongest(to_targets, self.n_items, self.n_neighbours)
         self.sparse.store(strongest.T.tocsr())

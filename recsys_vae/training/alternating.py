@@ -35,6 +35,8 @@ class AlternatingELBO(Objective):
         gradient_share: below 1, the likelihood's gradient is estimated, without bias, from that share of the items.
     """
 
+    trains_in_turn = True
+
     def __init__(
         self, n_encoder_passes: int = 3, n_decoder_passes: int = 1, gradient_share: float = 1.0
     ) -> None:

@@ -45,9 +45,14 @@ class LatentModel(Protocol):
 
 
 class Objective(ABC):
-    """Computes the terms on a batch of histories. ``n_passes`` is how often an epoch goes through the users."""
+    """Computes the terms on a batch of histories.
+
+    ``n_passes`` is how often an epoch goes through the users; ``trains_in_turn`` whether a step may leave some of the
+    weights without a gradient.
+    """
 
     n_passes = 1
+    trains_in_turn = False
 
     def begin_training(self, model: MultinomialVAE) -> None:  # noqa: B027  # most keep nothing between batches
         """Called before the first epoch of a run, or of the rest of a resumed one; refuses a model not meant for it."""

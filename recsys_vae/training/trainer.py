@@ -34,6 +34,8 @@ from recsys_vae.training.objective import Objective
 # The weights stay in float32: Adam's small steps vanish in anything shorter.
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32")
 
+_DDP_IN_TURN = "ddp_find_unused_parameters_true"
+
 # Lightning starts the command again for every further device; those processes find the run directory here.
 _DIRECTORY_VARIABLE = "RECSYS_VAE_RUN_DIRECTORY"
 
@@ -135,6 +137,12 @@ class VAETrainer:
         checkpoint = keep_last.path if keep_last.path is not None and keep_last.path.exists() else None
         keep_freed_memory()
         trainer = self._lightning_trainer(callbacks, directory)
+        if self.objective.trains_in_turn and trainer.world_size > 1 and self.strategy != _DDP_IN_TURN:
+            # Plain ddp waits forever, or stops with an error of its own, for gradients that a step does not have.
+            raise UserError(
+                f"trainer.strategy: expected {_DDP_IN_TURN} where parts of the model are trained in turn on "
+                f"several devices, came {self.strategy!r}"
+            )
         module = LitVAE(
             model, self.objective, self.kl_schedule, self.optimiser, self.learning_rate_schedule, seed
         )
