@@ -20,160 +20,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import yaml
 from machine import describe_machine
-from peer_environment import PeerEnvironmentError, peer_python
-from peer_ranking import SELECTED_BY, judge
-from peer_split import write_peer_split
+from peer_environment import PeerEnvironmentError
+from peer_ranking import SELECTED_BY
 from peer_table import chosen, markdown, table_rows
+from peer_trial import Options, Record, System, read_systems, run_ours, run_peer
 
-from recsys_vae.bundled import bundled_path
 from recsys_vae.cli.config import compose_config
 from recsys_vae.cli.stages import filter_ratings, load_ratings, split_interactions
 from recsys_vae.errors import UserError
-from recsys_vae.interactions import Split
 
-SCRIPTS = Path(__file__).parent
-CATALOGUE = SCRIPTS / "benchmark_peers.yaml"
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class System:
-    """One row of the table: a peer's script, or a model of ours (``script`` is None), and what to try."""
-
-    name: str
-    title: str
-    trials: tuple[Any, ...]
-    environment: str | None = None
-    script: Path | None = None
-    checkout: bool = False
-
-
-def read_systems(catalogue: Path, peers: Sequence[str] | None, models: Sequence[str]) -> list[System]:
-    """The systems asked for; ``peers`` None: all that need no checkout. Raises ``UserError`` for an unknown name."""
-    written = yaml.safe_load(catalogue.read_text())
-    known = written["peers"]
-    if peers is None:
-        peers = [name for name, entry in known.items() if not entry.get("checkout")]
-    ours = sorted(path.stem for path in (bundled_path("configs") / "model").glob("*.yaml"))
-    for argument, names, choices in (("--peers", peers, known), ("--models", models, ours)):
-        for name in names:
-            if name not in choices:
-                raise UserError(f"{argument}: expected some of {', '.join(choices)}, got {name!r}")
-    systems = [
-        System(
-            name,
-            entry["title"],
-            tuple({**entry.get("settings", {}), **trial} for trial in entry["trials"]),
-            entry.get("environment"),
-            catalogue.parent / entry["script"],
-            entry.get("checkout", False),
-        )
-        for name, entry in known.items()
-        if name in peers
-    ]
-    tried = written.get("ours") or {}
-    return systems + [
-        System(name, f"**{name}**", tuple(tried.get(name, {"trials": [[]]})["trials"])) for name in models
-    ]
-
-
-def run_measured(command: Sequence[str], threads: int) -> float:
-    """Run a command with ``threads`` threads; return its peak memory in MiB. Raises ``UserError`` if it fails."""
-    limits = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")}
-    measured = [sys.executable, str(SCRIPTS / "peak_memory.py"), *command]
-    with tempfile.TemporaryFile("w+") as log:
-        done = subprocess.run(
-            measured, env=os.environ | limits, stdout=subprocess.PIPE, stderr=log, text=True, check=False
-        )
-        if done.returncode:
-            log.seek(0)
-            tail = "\n".join(log.read().splitlines()[-15:])
-            raise UserError(f"this command failed: {' '.join(command)}\n{tail}")
-    return float(json.loads(done.stdout.splitlines()[-1])["peak_mib"])
-
-
-def run_peer(
-    system: System, settings: Record, split: Split, seed: int, options: argparse.Namespace
-) -> Record:
-    """One trial of a peer, in its own environment."""
-    assert system.script is not None
-    python = Path(sys.executable)
-    if system.environment is not None:
-        python = peer_python(system.environment, options.folder / system.environment)
-    with tempfile.TemporaryDirectory() as name:
-        folder = write_peer_split(split, Path(name) / "split")
-        answer = Path(name) / "answer"
-        command = [str(python), "-W", "ignore", str(system.script), str(folder), "--output", str(answer)]
-        command += [
-            "--settings",
-            json.dumps(settings),
-            "--seed",
-            str(seed),
-            "--threads",
-            str(options.threads),
-        ]
-        if system.checkout:
-            command += ["--checkout", str(options.recvae_reference)]
-        peak = run_measured(command, options.threads)
-        report = json.loads((answer / "report.json").read_text())
-        judged = {
-            part: judge(answer / f"{part}.npy", getattr(split, part), split.train.item_counts, system.name)
-            for part in ("validation", "test")
-        }
-    return {
-        "validation": judged["validation"].means[SELECTED_BY],
-        "peak_mib": peak,
-        "per_user": judged["test"].per_user,
-        **{key: report.get(key) for key in ("seconds", "best_epoch", "n_epochs", "curve", "versions")},
-    }
-
-
-def run_ours(
-    system: System, overrides: list[str], split: Split, seed: int, options: argparse.Namespace
-) -> Record:
-    """One trial of a model of ours: `recsys-vae train`, whose run directory has the figures."""
-    with tempfile.TemporaryDirectory() as name:
-        run = Path(name) / "run"
-        given = [*options.overrides, f"model={system.name}", *overrides, f"seed={seed}", f"run={run}"]
-        given.append(f"threads={options.threads}")
-        peak = run_measured([sys.executable, "-m", "recsys_vae", "train", *given], options.threads)
-        record = json.loads((run / "metrics.json").read_text())
-        found = json.loads((run / "split.json").read_text())["sha256"]
-        if found != split.sha256:
-            raise UserError(f"{system.name}: expected the split {split.sha256[:12]}, got {found[:12]}")
-        per_user = pd.read_parquet(run / "per_user.parquet")
-        seconds = {"to_best": record["seconds"]["fit"], "fit": record["seconds"]["fit"]}
-        curve: list[float] = []
-        if (run / "history.csv").exists():
-            history = pd.read_csv(run / "history.csv")
-            # Validation, and the epochs after the best, do not count.
-            seconds["to_best"] = float(history["seconds"][: record["best_epoch"] + 1].sum())
-            curve = history[f"validation_{SELECTED_BY}"].tolist()
-    return {
-        "validation": record["validation"][SELECTED_BY]["mean"],
-        "peak_mib": peak,
-        "per_user": per_user,
-        "seconds": seconds,
-        "best_epoch": record.get("best_epoch"),
-        "n_epochs": record.get("n_epochs"),
-        "curve": curve,
-        "versions": {name: version(name) for name in ("recsys-vae", "torch", "numpy", "scipy")},
-    }
+CATALOGUE = Path(__file__).with_suffix(".yaml")
 
 
 class Results:
@@ -214,6 +78,7 @@ def fill(systems: Sequence[System], results: Results, options: argparse.Namespac
     """Run what is lacking; return each system's chosen trial on every split. A failure leaves its system out."""
     picked: dict[str, list[Record]] = {system.name: [] for system in systems}
     machine = describe_machine()
+    shared = Options(options.overrides, options.folder, options.recvae_reference, options.threads)
     for seed in options.seeds:
         config = compose_config("train", [*options.overrides, f"seed={seed}"])
         split = split_interactions(config, filter_ratings(config, load_ratings(config)).interactions)
@@ -230,7 +95,7 @@ def fill(systems: Sequence[System], results: Results, options: argparse.Namespac
                         continue
                     began = time.perf_counter()
                     runner = run_ours if system.script is None else run_peer
-                    figures = runner(system, tried, split, seed, options)
+                    figures = runner(system, tried, split, seed, shared)
                     per_user = figures.pop("per_user")
                     about = {"date": datetime.now(UTC).date().isoformat(), "machine": machine}
                     about |= {"threads": options.threads, "split_sha256": split.sha256}
@@ -250,13 +115,18 @@ def fill(systems: Sequence[System], results: Results, options: argparse.Namespac
 
 
 def caption(picked: dict[str, list[Record]], command: str) -> str:
-    """Data, seeds, versions, machine and date in a sentence or two."""
+    """Command, machine and date, and the packages that are no peer's but of which the figures depend too."""
     trials = [trial for several in picked.values() for trial in several]
-    versions = sorted({f"{name} {number}" for t in trials for name, number in t["versions"].items()})
     dates = sorted({trial["date"] for trial in trials})
+    versions = {
+        f"{name} {trial['versions'][name]}"
+        for trial in trials
+        for name in ("python", "torch")
+        if name in trial["versions"]
+    }
     return (
         f"From `{command}`; {', '.join(sorted({trial['machine'] for trial in trials}))}, "
-        f"{' to '.join(sorted({dates[0], dates[-1]}))}. Versions: {', '.join(versions)}."
+        f"{trials[0]['threads']} threads, {' to '.join(sorted({dates[0], dates[-1]}))}; {', '.join(sorted(versions))}."
     )
 
 
@@ -314,7 +184,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if against not in picked:
         print(f"--against: {against} failed, so there is nothing to compare with", file=sys.stderr)
         return 1
-    titles = {system.name: system.title for system in systems}
+    titles = {
+        system.name: system.title.format(**picked[system.name][-1]["versions"])
+        for system in systems
+        if system.name in picked
+    }
     rows = table_rows(picked, titles, against, results.folder)
     results.record["table"] = rows
     results.save()

@@ -48,7 +48,7 @@ sys.exit(run(fit, ("numpy",)))
 """
 CATALOGUE = """
 peers:
-  counts: {title: Counts, script: fake_peer.py, trials: [{sign: -1}, {sign: 1}]}
+  counts: {title: 'Counts {numpy}', script: fake_peer.py, trials: [{sign: -1}, {sign: 1}]}
   broken: {title: Broken, script: fake_peer.py, trials: [{sign: 0}]}
 """
 
@@ -86,7 +86,8 @@ def test_a_peer_and_a_model_of_ours_in_one_table(catalogue: Path, capsys: pytest
     assert _run(catalogue, *asked) == 0
     report = json.loads((catalogue.parent / "peers.json").read_text())
     (peer,), (ours,) = (
-        [row for row in report["table"] if row["system"] == title] for title in ("Counts", "**popularity**")
+        [row for row in report["table"] if row["system"] == title]
+        for title in (f"Counts {np.__version__}", "**popularity**")
     )
     # Both rank by training counts, ties by the order of items: the same figures by two ways.
     assert peer["metrics"] == ours["metrics"]
@@ -104,7 +105,7 @@ def test_a_peer_and_a_model_of_ours_in_one_table(catalogue: Path, capsys: pytest
     pd.testing.assert_frame_equal(per_user[0][shared], per_user[1][shared])
     text = (catalogue.parent / "peers.md").read_text()
     assert text.splitlines()[2].count("|") == text.splitlines()[0].count("|")
-    assert "numpy " in text
+    assert f"Counts {np.__version__}" in text
 
     # What is there is not run again, with fewer trials neither; another dataset is refused.
     runs = (catalogue.parent / "runs.txt").read_text()
