@@ -32,9 +32,9 @@ class ItemKNN(ClosedFormModel):
         self,
         n_items: int,
         n_neighbours: int = 100,
-        shrinkage: float = 10.0,
-        asymmetry: float = 0.5,
-        user_exponent: float = 0.0,
+        shrinkage: float = 1.0,
+        asymmetry: float = 0.4,
+        user_exponent: float = 1.0,
     ) -> None:
         super().__init__(n_items)
         check_positive("model.n_neighbours", n_neighbours)
@@ -56,7 +56,7 @@ class ItemKNN(ClosedFormModel):
         of_history, of_scored = own ** (1.0 - self.asymmetry), own**self.asymmetry
 
         def to_targets(targets: slice) -> csr_array:
-            similarity = by_item[targets] @ weighted
+            similarity = csr_array(by_item[targets] @ weighted)
             scored = np.repeat(of_scored[targets], np.diff(similarity.indptr))
             similarity.data /= scored * of_history[similarity.indices] + self.shrinkage
             return similarity

@@ -86,7 +86,7 @@ def _correlations(weighted: csr_array, scale: Float[np.ndarray, " items"], count
     by_item = scaled.T.tocsr()
 
     def rows_of(rows: slice) -> csr_array:
-        return by_item[rows] @ scaled
+        return csr_array(by_item[rows] @ scaled)
 
     strongest = keep_strongest(rows_of, len(scale), count)
     return strongest.maximum(strongest.T.tocsr()).tocsr()

@@ -28,7 +28,7 @@ class RP3Beta(ClosedFormModel):
         beta: power of the popularity by which a score is divided.
     """
 
-    def __init__(self, n_items: int, n_neighbours: int = 200, alpha: float = 1.0, beta: float = 0.6) -> None:
+    def __init__(self, n_items: int, n_neighbours: int = 100, alpha: float = 0.8, beta: float = 0.4) -> None:
         super().__init__(n_items)
         check_positive("model.n_neighbours", n_neighbours)
         check_interval("model.alpha", alpha, 0.0, float("inf"))
@@ -50,7 +50,7 @@ class RP3Beta(ClosedFormModel):
         by_target = to_item.T.tocsr()
 
         def to_targets(targets: slice) -> csr_array:
-            return by_target[targets] @ to_user
+            return csr_array(by_target[targets] @ to_user)
 
         strongest = keep_strongest(to_targets, self.n_items, self.n_neighbours)
         self.sparse.store(strongest.T.tocsr())
