@@ -32,9 +32,9 @@ class ItemKNN(ClosedFormModel):
         self,
         n_items: int,
         n_neighbours: int = 100,
-        shrinkage: float = 10.0,
-        asymmetry: float = 0.5,
-        user_exponent: float = 0.0,
+        shrinkage: float = 1.0,
+        asymmetry: float = 0.4,
+        user_exponent: float = 1.0,
     ) -> None:
         super().__init__(n_items)
         check_positive("model.n_neighbours", n_neighbours)

@@ -76,7 +76,7 @@ class LinearAutoencoder(ClosedFormModel):
             repeated in float64. The weights are kept in float32.
         dense_limit: above so many items the weights are sparse, those of
             :func:`recsys_vae.models.neighbourhood_weights.neighbourhood_weights`.
-        n_neighbours: weights that an item then has, at most, besides its own.
+        n_neighbours: weights that an item then has in the mean, at most, besides its own.
     """
 
     def __init__(
@@ -277,8 +277,8 @@ class RLAE(LinearAutoencoder):
     def __init__(
         self,
         n_items: int,
-        l2: float = 1000.0,
-        max_diagonal: float = 0.2,
+        l2: float = 500.0,
+        max_diagonal: float = 0.35,
         user_exponent: float = 0.5,
         precision: str = "float64",
         dense_limit: int = 40_000,

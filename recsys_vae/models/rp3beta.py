@@ -28,7 +28,7 @@ class RP3Beta(ClosedFormModel):
         beta: power of the popularity by which a score is divided.
     """
 
-    def __init__(self, n_items: int, n_neighbours: int = 200, alpha: float = 1.0, beta: float = 0.6) -> None:
+    def __init__(self, n_items: int, n_neighbours: int = 100, alpha: float = 0.8, beta: float = 0.4) -> None:
         super().__init__(n_items)
         check_positive("model.n_neighbours", n_neighbours)
         check_interval("model.alpha", alpha, 0.0, float("inf"))

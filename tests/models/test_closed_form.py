@@ -140,10 +140,12 @@ def test_counts_have_no_intervals() -> None:
 
 class TestItemKNN(ModelContract):
     def fresh(self, n_items):
-        return ItemKNN(n_items, n_neighbours=8, shrinkage=2.0)
+        return ItemKNN(n_items, n_neighbours=8, shrinkage=2.0, asymmetry=0.5, user_exponent=0.0)
 
     def fitted(self, matrix):
-        return ItemKNN(matrix.shape[1], n_neighbours=8, shrinkage=2.0).fit(matrix)
+        return ItemKNN(matrix.shape[1], n_neighbours=8, shrinkage=2.0, asymmetry=0.5, user_exponent=0.0).fit(
+            matrix
+        )
 
     def test_similarities_by_hand(self, monkeypatch) -> None:
         monkeypatch.setattr(sparse_weights, "_BLOCK_ENTRIES", 70)  # blocks of two or three items
