@@ -5,6 +5,7 @@ from recsys_vae.models.chow_liu import ChowLiu
 from recsys_vae.models.ease import EASE
 from recsys_vae.models.gaussian_posterior import GaussianPosterior
 from recsys_vae.models.gmrf import GMRF
+from recsys_vae.models.hpf import HPF
 from recsys_vae.models.ising import Ising
 from recsys_vae.models.item_knn import ItemKNN
 from recsys_vae.models.mult_dae import MultDAE
@@ -17,6 +18,7 @@ from recsys_vae.models.wmf import WMF
 __all__ = [
     "EASE",
     "GMRF",
+    "HPF",
     "PPCA",
     "WMF",
     "ChowLiu",
