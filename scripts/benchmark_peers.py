@@ -12,6 +12,8 @@ settings of ``benchmark_peers.yaml`` are tried, --trials of them, and the best b
 OUTPUT holds every trial, and beside it the folder OUTPUT.per_user has each trial's metrics of every test user, from
 which the paired tests can be computed again. What is there is not run again, so an interrupted benchmark goes on.
 
+`python scripts/plot_peers.py OUTPUT PICTURE` shows time and accuracy together.
+
 Seconds are those of training up to the epoch that is used (of fitting, where there are no epochs), and in all, with
 validation until training stops; the peak is of the whole process. Measure on an idle machine.
 """
@@ -89,6 +91,10 @@ def fill(systems: Sequence[System], results: Results, options: argparse.Namespac
             if options.tune == "first" and picked[system.name]:
                 settings = [picked[system.name][0]["settings"]]
             trials = results.trials(system.name, seed)
+            if any(trial["split_sha256"] != split.sha256 for trial in trials):
+                raise UserError(
+                    f"--output: {results.path} is of another split of seed {seed}; expected a new file"
+                )
             try:
                 for tried in settings:
                     if any(trial["settings"] == tried for trial in trials):

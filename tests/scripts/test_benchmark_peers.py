@@ -116,6 +116,17 @@ def test_a_peer_and_a_model_of_ours_in_one_table(catalogue: Path, capsys: pytest
     capsys.readouterr()
     assert _run(catalogue, *asked, dataset="ml-latest-small") == 2
     assert "--output" in capsys.readouterr().err
+    plot = importlib.import_module("plot_peers")
+    assert plot.main([str(catalogue.parent / "peers.json"), str(catalogue.parent / "peers.png")]) == 0
+    assert (catalogue.parent / "peers.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_figures_of_other_data_are_refused(catalogue: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trial = {"settings": {"sign": -1}, "split_sha256": "of another day"}
+    record = {"overrides": ["dataset=tiny"], "trials": {"counts": {"1": [trial]}}}
+    (catalogue.parent / "peers.json").write_text(json.dumps(record))
+    assert _run(catalogue, "--peers", "counts", "--models") == 2
+    assert "another split of seed 1" in capsys.readouterr().err
 
 
 def test_a_peer_that_fails_is_left_out(catalogue: Path, capsys: pytest.CaptureFixture[str]) -> None:
