@@ -4,8 +4,8 @@ from recsys_vae.models.base import ClosedFormModel, RecommenderModel
 from recsys_vae.models.chow_liu import ChowLiu
 from recsys_vae.models.gaussian_posterior import GaussianPosterior
 from recsys_vae.models.gmrf import GMRF
-from recsys_vae.models.hybrid import Hybrid
 from recsys_vae.models.hpf import HPF
+from recsys_vae.models.hybrid import Hybrid
 from recsys_vae.models.ising import Ising
 from recsys_vae.models.item_knn import ItemKNN
 from recsys_vae.models.linear_autoencoder import DLAE, EASE, EDLAE, RDLAE, RLAE, LinearAutoencoder
