@@ -18,7 +18,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 METRICS = "evaluation.metrics=[ndcg@10,recall@5]"
 SETTINGS = (
     *("dataset=tiny", "model=hybrid", "model.variational.latent_dim=4"),
-    *("trainer.tensorboard=false", METRICS, "trainer.monitor=ndcg@10", "trainer.max_epochs=4"),
+    *("model.variational.hidden_dims=[16,16,16]", "trainer.max_epochs=4", "trainer.batch_size=20"),
+    *("trainer.tensorboard=false", METRICS, "trainer.monitor=ndcg@10"),
 )
 
 
@@ -48,9 +49,16 @@ def test_the_log_says_what_was_chosen_and_the_run_keeps_it(run) -> None:
 
 def test_both_paths_are_those_of_their_own_models(run, tmp_path) -> None:
     linear = [setting for setting in SETTINGS if not setting.startswith(("model", "trainer"))]
-    assert main(["train", *linear, "model=edlae", f"run={tmp_path / 'edlae'}"]) == 0
-    hybrid, alone = (recsys_vae.load(path).model for path in (run, tmp_path / "edlae"))
-    assert np.array_equal(hybrid.linear.weight, alone.weight)
+    assert main(["train", *linear, "model=rdlae", f"run={tmp_path / 'linear'}"]) == 0
+    variational = [
+        setting.replace("model.variational", "model") for setting in SETTINGS if "=hybrid" not in setting
+    ]
+    assert main(["train", *variational, "model=rec_vae", f"run={tmp_path / 'variational'}"]) == 0
+    hybrid = recsys_vae.load(run).model
+    for path in ("linear", "variational"):
+        own = recsys_vae.load(tmp_path / path).model.state_dict()
+        for name, values in getattr(hybrid, path).state_dict().items():
+            assert np.array_equal(values, own[name]), name
 
 
 def test_recommend_with_deviations(run, tmp_path) -> None:
