@@ -76,7 +76,7 @@ class LinearAutoencoder(ClosedFormModel):
             repeated in float64. The weights are kept in float32.
         dense_limit: above so many items the weights are sparse, those of
             :func:`recsys_vae.models.neighbourhood_weights.neighbourhood_weights`.
-        n_neighbours: weights that an item then has in the mean, at most, besides its own.
+        n_neighbours: weights that an item then has, at most, besides its own.
     """
 
     def __init__(

@@ -1,14 +1,12 @@
 """The weights of a linear autoencoder with few entries in each column, for catalogues whose inverse is too large.
 
-Column j of the weights is confined to the rows S of j and its neighbours. Within them the solution is that of
-:mod:`recsys_vae.models.linear_autoencoder`: ``b = e_j - gamma_j C e_j`` with the inverse C of the block
+Column j of the weights is confined to the rows S of j and its ``n_neighbours`` nearest items. Within them the solution
+is that of :mod:`recsys_vae.models.linear_autoencoder`: ``b = e_j - gamma_j C e_j`` with the inverse C of the block
 ``(G + Lambda)_SS``. Items that share no user are no neighbours; where all do and all are, nothing is left out.
 
-Neighbours are the pairs by which the objective falls most, one at a time: a weight from i to j alone takes
-``G_ij^2 / (G_ii + Lambda_ii)`` off it. So items of many users have more neighbours than others. Of the correlations
-``A_ij = G_ij / sqrt((G_ii + Lambda_ii) (G_jj + Lambda_jj))``, whose blocks are what is solved, each item's largest
-``4 * n_neighbours`` are kept and the others are 0, as in the thresholded covariances of Steck 2019 (arXiv:1910.09645,
-section 3.1).
+Near are items of a large correlation ``A_ij = G_ij / sqrt((G_ii + Lambda_ii) (G_jj + Lambda_jj))``. Of this matrix,
+whose blocks are what is solved, each item's largest ``4 * n_neighbours`` entries are kept and the others are 0, as in
+the thresholded covariances of Steck 2019 (arXiv:1910.09645, section 3.1).
 """
 
 from __future__ import annotations
@@ -37,29 +35,23 @@ def working_memory(n_items: int, n_neighbours: int) -> int:
 def neighbourhood_weights(
     weighted: csr_array, ridge: Float[np.ndarray, " items"], max_diagonal: float, n_neighbours: int
 ) -> csr_array:
-    """Weights ``(items, items)`` with at most ``n_neighbours + 1`` entries in the mean of the columns.
+    """Weights ``(items, items)`` with at most ``n_neighbours + 1`` entries in a column.
 
     Args:
         weighted: the users' histories times the roots of their weights.
         ridge: the diagonal of Lambda, positive.
         max_diagonal: bound of an item's weight for itself.
-        n_neighbours: of an item, in the mean; none has more than four times as many.
+        n_neighbours: of each item.
     """
     n_items = len(ridge)
-    diagonal = gram_diagonal(weighted) + ridge
-    scale = 1.0 / np.sqrt(diagonal)
+    scale = 1.0 / np.sqrt(gram_diagonal(weighted) + ridge)
     correlations = _correlations(weighted, scale, _CORRELATIONS_A_NEIGHBOUR * n_neighbours)
-    gains = correlations.data**2 * np.repeat(diagonal, np.diff(correlations.indptr)).astype(np.float32)
-    enough = _nth_largest(gains, n_items * n_neighbours)
-    most = _CORRELATIONS_A_NEIGHBOUR * n_neighbours
     rows, values, n_shrunk = [], [], 0
     for item in range(n_items):
         near = slice(correlations.indptr[item], correlations.indptr[item + 1])
-        gain = gains[near]
-        chosen = np.flatnonzero(gain > enough)
-        if len(chosen) > most:
-            chosen = chosen[np.argpartition(-gain[chosen], most)[:most]]
-        others = correlations.indices[near][chosen]
+        others, strength = correlations.indices[near], correlations.data[near]
+        if len(others) > n_neighbours:
+            others = others[np.argpartition(-strength, n_neighbours)[:n_neighbours]]
         block = np.concatenate([[item], others])
         among = correlations[block][:, block].toarray().astype(np.float64)
         among[np.diag_indices_from(among)] = 1.0
@@ -90,13 +82,6 @@ def _correlations(weighted: csr_array, scale: Float[np.ndarray, " items"], count
 
     strongest = keep_strongest(rows_of, len(scale), count)
     return strongest.maximum(strongest.T.tocsr()).tocsr()
-
-
-def _nth_largest(values: Float[np.ndarray, " n"], count: int) -> float:
-    """What at most ``count`` of the positive values exceed."""
-    if len(values) <= count:
-        return 0.0
-    return float(np.partition(values, len(values) - count - 1)[len(values) - count - 1])
 
 
 def first_column_of_inverse(matrix: Float[np.ndarray, "n n"]) -> tuple[Float[np.ndarray, " n"], bool]:

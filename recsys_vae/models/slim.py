@@ -40,7 +40,7 @@ class SLIM(ClosedFormModel):
         l1: float = 5.0,
         l2: float = 500.0,
         user_exponent: float = 0.5,
-        tolerance: float = 1e-4,
+        tolerance: float = 1e-3,
         max_sweeps: int = 50,
     ) -> None:
         super().__init__(n_items)
