@@ -13,18 +13,8 @@ from torch import Tensor, nn
 from recsys_vae.errors import UserError
 from recsys_vae.models.gaussian_posterior import GaussianPosterior
 
-
-def gaussian_log_density(
-    latent: Float[Tensor, "*batch latent"],
-    mean: Float[Tensor, "*#batch latent"] | float,
-    log_variance: Float[Tensor, "*#batch latent"] | float,
-) -> Float[Tensor, "*batch latent"]:
-    """``log N(z_j; mean_j, exp(log_variance_j))`` of every coordinate, in nats."""
-    if isinstance(log_variance, float):
-        precision: Tensor | float = math.exp(-log_variance)
-    else:
-        precision = (-log_variance).exp()
-    return -0.5 * ((latent - mean).square() * precision + log_variance + math.log(2.0 * math.pi))
+# log N(0; 0, 1)
+_LOG_NORMALISER = -0.5 * math.log(2.0 * math.pi)
 
 
 class CompositePrior(nn.Module):
@@ -59,10 +49,13 @@ class CompositePrior(nn.Module):
         self, latent: Float[Tensor, "users latent"], previous: GaussianPosterior
     ) -> Float[Tensor, " users"]:
         """``log p(z | x)`` in nats, per user; ``previous`` is what the previous encoder says of the whole history."""
+        standard, old, wide = (weight + _LOG_NORMALISER for weight in self.log_weights)
+        # What does not depend on z is put together first: it is constants, or without a gradient.
+        squares = latent.square()
+        half_precision = -0.5 * (-previous.log_variance).exp()
         parts = (
-            gaussian_log_density(latent, 0.0, 0.0),
-            gaussian_log_density(latent, previous.mean, previous.log_variance),
-            gaussian_log_density(latent, 0.0, self.wide_log_variance),
+            -0.5 * squares + standard,
+            (latent - previous.mean).square() * half_precision + (old - 0.5 * previous.log_variance),
+            -0.5 * math.exp(-self.wide_log_variance) * squares + (wide - 0.5 * self.wide_log_variance),
         )
-        weighted = [part + weight for part, weight in zip(parts, self.log_weights, strict=True)]
-        return torch.stack(weighted).logsumexp(dim=0).sum(dim=-1)
+        return torch.stack(parts).logsumexp(dim=0).sum(dim=-1)

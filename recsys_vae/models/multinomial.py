@@ -47,10 +47,13 @@ def log_likelihood_and_gradient(
     weight: Float[Tensor, "items features"],
     bias: Float[Tensor, " items"],
     rows: SparseRows,
-) -> tuple[Float[Tensor, " users"], Float[Tensor, "users items"], Float[Tensor, " items"]]:
+    *,
+    with_expected: bool = True,
+) -> tuple[Float[Tensor, " users"], Float[Tensor, "users items"], Float[Tensor, " items"] | None]:
     """The log-likelihood (float32), its gradient with respect to the logits, and the expected count of each item.
 
-    The gradient is ``x - N * softmax(logits)``; expected counts are ``N * softmax(logits)`` summed over the users.
+    The gradient is ``x - N * softmax(logits)``; expected counts, on demand, are ``N * softmax(logits)`` summed over the
+    users.
     Outside automatic differentiation. One matrix of users by items is kept, a second lives for a moment.
     """
     logits = padded_logits(hidden, weight, bias)
@@ -62,7 +65,7 @@ def log_likelihood_and_gradient(
     # The largest probability is at least 1 / items, so this form of the log normaliser never underflows.
     log_normaliser = largest - probabilities.amax(dim=-1).float().log()
     counts = lengths.to(probabilities.dtype)
-    expected = (counts @ probabilities)[: rows.n_items]
+    expected = (counts @ probabilities)[: rows.n_items] if with_expected else None
     gradient = probabilities.mul_(-counts.unsqueeze(-1))
     flat = rows.users * gradient.shape[1] + rows.items
     gradient.view(-1).index_add_(0, flat, rows.values.to(gradient.dtype))
@@ -83,7 +86,9 @@ class _MultinomialOutput(torch.autograd.Function):
         if torch.is_autocast_enabled(hidden.device.type):
             dtype = torch.get_autocast_dtype(hidden.device.type)
             hidden, weight, bias = hidden.to(dtype), weight.to(dtype), bias.to(dtype)
-        log_likelihood, gradient, _ = log_likelihood_and_gradient(hidden, weight, bias, rows)
+        log_likelihood, gradient, _ = log_likelihood_and_gradient(
+            hidden, weight, bias, rows, with_expected=False
+        )
         ctx.save_for_backward(hidden, weight, gradient)
         return log_likelihood
 

@@ -62,6 +62,7 @@ class _SampledGradient(torch.autograd.Function):
         generator: torch.Generator | None,
     ) -> Tensor:
         log_likelihood, gradient, expected = log_likelihood_and_gradient(hidden, weight, bias, rows)
+        assert expected is not None
         # An observed item that the model hardly expects has a large gradient too.
         observed = expected.new_zeros(rows.n_items).index_add_(0, rows.items, rows.values)
         inclusion = inclusion_probabilities((expected + observed).sqrt(), n_sampled)

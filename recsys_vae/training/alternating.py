@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 
 import torch
@@ -12,8 +13,7 @@ from torch import Tensor, nn
 from recsys_vae.errors import UserError
 from recsys_vae.models import GaussianPosterior, MultinomialVAE, RecVAE, SparseRows
 from recsys_vae.models.base import check_positive
-from recsys_vae.models.composite_prior import gaussian_log_density
-from recsys_vae.training.objective import LatentModel, Objective, ObjectiveTerms, check_share, sample_gaussian
+from recsys_vae.training.objective import LatentModel, Objective, ObjectiveTerms, check_share
 
 _USERS_AT_ONCE = 500
 
@@ -81,12 +81,15 @@ class AlternatingELBO(Objective):
             raise RuntimeError("AlternatingELBO: begin_pass comes first, and the users' rows must be known")
         previous = GaussianPosterior(*(values[users] for values in self._previous))
         posterior = model.encode(histories, generator=generator) if self._trains_encoder else previous
-        latent = sample_gaussian(posterior, 1, generator)[0]
+        mean, log_variance = posterior
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        latent = torch.addcmul(mean, posterior.standard_deviation, noise)
         with _constant(model.output) if self._trains_encoder else contextlib.nullcontext():
             log_likelihood = model.log_likelihood(
                 latent, histories, gradient_share=self.gradient_share, generator=generator
             )
-        log_posterior = gaussian_log_density(latent, posterior.mean, posterior.log_variance).sum(dim=-1)
+        # log q at its own draw, whose distance from the mean is the noise.
+        log_posterior = -0.5 * (noise.square() + log_variance + math.log(2.0 * math.pi)).sum(dim=-1)
         return ObjectiveTerms(log_likelihood, log_posterior - model.prior_log_density(latent, previous))
 
 
