@@ -35,6 +35,7 @@ from recsys_vae.errors import UserError
 from recsys_vae.estimation import (
     GaussianStatistics,
     NormalInverseGamma,
+    StudentT,
     fit_normal_inverse_gamma,
     tweedie_group_means,
 )
@@ -160,38 +161,23 @@ def _compare(
         "of_mean": {},
         "log_density": {},
     }
-    rest = [ratings[n:] for ratings in items]
+    rest = np.concatenate([ratings[n:] for ratings in items])
+    owner = np.repeat(np.arange(len(items)), [len(ratings) - n for ratings in items])
+
+    def by_item(values: np.ndarray) -> np.ndarray:
+        return np.bincount(owner, weights=values) / np.bincount(owner)
+
     for name, (lower, upper) in bands.items():
-        result["predictive"][name] = np.array(
-            [((r >= a) & (r <= b)).mean() for r, a, b in zip(rest, lower, upper, strict=True)]
-        )
+        result["predictive"][name] = by_item((rest >= lower[owner]) & (rest <= upper[owner]))
     of_mean = [end.numpy() for end in posterior.mean_law.interval(LEVEL)]
     result["of_mean"]["Bayes"] = (truth >= of_mean[0]) & (truth <= of_mean[1])
     result["of_mean"]["ML"] = np.abs(ml_mean - truth) <= wide * np.sqrt(ml_variance / n)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        result["log_density"]["ML"] = np.array(
-            [
-                stats.norm.logpdf(r, m, np.sqrt(v)).mean() if v > 0 else -np.inf
-                for r, m, v in zip(rest, ml_mean, ml_variance, strict=True)
-            ]
-        )
-    result["log_density"]["MAP"] = np.array(
-        [
-            stats.norm.logpdf(r, m, np.sqrt(v)).mean()
-            for r, m, v in zip(rest, map_mean, map_variance, strict=True)
-        ]
-    )
-    degrees, location, scale = (
-        v.numpy() for v in (predictive.degrees, predictive.location, predictive.scale)
-    )
-    result["log_density"]["Bayes"] = np.array(
-        [
-            stats.t.logpdf(r, k, m, s).mean()
-            for r, k, m, s in zip(
-                rest, np.broadcast_to(degrees, location.shape), location, scale, strict=True
-            )
-        ]
-    )
+    for name, mean, variance in (("ML", ml_mean, ml_variance), ("MAP", map_mean, map_variance)):
+        spread = np.maximum(variance, 1e-300)[owner]
+        density = stats.norm.logpdf(rest, mean[owner], np.sqrt(spread))
+        result["log_density"][name] = np.where(variance > 0, by_item(density), -np.inf)
+    law = StudentT(predictive.degrees[owner], predictive.location[owner], predictive.scale[owner])
+    result["log_density"]["Bayes"] = by_item(law.log_prob(rest).numpy())
     return result
 
 
@@ -404,10 +390,10 @@ def _draw_winners(axes: Axes, rows: Sequence[Winners]) -> None:
     span = max(ends) - least
     for place, row, end in zip(places, rows, ends, strict=True):
         axes.text(0.01 * span, place + 0.24, row.name, fontsize=9.5, color=_INK, va="bottom", ha="left")
-        words = f"{row.optimism:+.2f}, and really {row.kept:.2f}".replace("-", "\u2212")
+        words = f"promised {row.kept + row.optimism:.2f}, kept {row.kept:.2f}"
         axes.text(end + 0.02 * span, place, words, fontsize=9, color=_MUTED, va="center")
     axes.axvline(0.0, color=_INK, linewidth=1.0)
-    axes.set(yticks=[], ylim=(-0.5, len(rows) - 0.3), xlim=(least - 0.02 * span, max(ends) + 0.42 * span))
+    axes.set(yticks=[], ylim=(-0.5, len(rows) - 0.3), xlim=(least - 0.02 * span, max(ends) + 0.64 * span))
     axes.grid(visible=False, axis="y")
     _title(axes, f"Winner's curse of the top {TOP}", "ranked on half of the ratings")
     axes.set_xlabel("what their estimates promise too much, stars", color=_INK)

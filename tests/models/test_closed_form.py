@@ -69,6 +69,10 @@ class TestEstimatesOfRatings:
         mean = found.mean.numpy()
         if estimate == "maximum_likelihood":
             np.testing.assert_allclose(mean, own, rtol=1e-6)
+            scatter = (np.square(dense - own) * (dense > 0)).sum(0)
+            half = stats.norm.ppf(0.95) * np.sqrt(scatter / counts) / np.sqrt(counts)
+            np.testing.assert_allclose(found.high.numpy() - mean, half, rtol=1e-5)
+            np.testing.assert_allclose(mean - found.low.numpy(), half, rtol=1e-5)
             return
         assert np.std(mean) < np.std(own)
         assert ((found.low < found.mean) & (found.mean < found.high)).all()

@@ -52,11 +52,30 @@ def test_intervals_cover(curves) -> None:
         assert curves[n].predictive["ML"] < curves[n].predictive["Bayes"]
     assert curves[1].predictive["ML"] < 0.05
     assert curves[2].of_mean["ML"] < 0.75
+    # With 20 ratings the plug-in interval of the mean is nearly the t interval.
+    assert curves[20].of_mean["ML"] == pytest.approx(0.88, abs=4.5 * 0.32 / np.sqrt(300))
     assert curves[1].log_density["ML"] == -np.inf
     for n in (2, 5, 20):
         assert (
             curves[n].log_density["ML"] < curves[n].log_density["MAP"] < curves[n].log_density["Bayes"] + 1e-3
         )
+
+
+def test_the_prior_does_not_know_the_items_that_it_is_asked_about(monkeypatch) -> None:
+    items = made_up_items(60, 20, 30, seed=6)
+    told, asked = [], []
+    prior, compare = plot._prior, plot._compare
+    monkeypatch.setattr(plot, "_prior", lambda part: (told.append({r.sum() for r in part}), prior(part))[1])
+    monkeypatch.setattr(
+        plot,
+        "_compare",
+        lambda part, n, law: (asked.append([r.sum() for r in part]), compare(part, n, law))[1],
+    )
+    plot.learning_curves(items, 1, 1, seed=7)
+    assert len(told) == len(asked) == 2
+    for known, wanted in zip(told, asked, strict=True):
+        assert len(known) == len(wanted) == 30
+        assert not any(abs(total - other) < 1e-9 for total in wanted for other in known)
 
 
 def test_winners_disappoint_whom_the_prior_did_not_warn() -> None:
