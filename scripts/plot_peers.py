@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from peer_ranking import SELECTED_BY
 
 SHORTEST = 0.1  # seconds: what took less is drawn here, for the axis is logarithmic
@@ -32,6 +33,7 @@ def draw(rows: Sequence[dict], seconds: str) -> Figure:  # type: ignore[type-arg
         axes.errorbar(x, y, error, color=colour, marker="o", markerfacecolor=fill, capsize=2)
         axes.annotate(name, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8, color=colour)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")
     left, right = axes.get_xlim()
