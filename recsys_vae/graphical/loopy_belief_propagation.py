@@ -1,6 +1,9 @@
 """Sum-product on graphs with cycles: the same messages, until they change no more, or do not settle.
 
-Pearl 1988; the Bethe free energy of Yedidia, Freeman & Weiss 2005.
+Pearl 1988; the Bethe free energy of Yedidia, Freeman & Weiss 2005. Messages are log-ratios to their largest entry, and
+so is what counts as their change: in this measure a factor magnifies no difference (the dynamic range of Ihler, Fisher
+& Willsky 2005), so that what still moves bounds what is wrong, however large the potentials. Probabilities would not
+do: a tiny one decides where others speak against the rest.
 """
 
 from __future__ import annotations
@@ -20,6 +23,9 @@ from recsys_vae.graphical.factor_graph import DiscreteGraph
 from recsys_vae.graphical.marginals import Marginals
 from recsys_vae.graphical.variables import Evidence
 
+# A change of a log-ratio that is smaller than this, relative to its size, is none.
+_ROUNDING = 1e-15
+
 
 @dataclass(frozen=True)
 class LoopyMarginals(Marginals):
@@ -30,7 +36,8 @@ class LoopyMarginals(Marginals):
     Args:
         converged: whether no message moved by more than the tolerance at the end.
         n_iterations: rounds until then.
-        residual: the largest change of a message in the last round, as a probability.
+        residual: the largest change of a message's log-ratio in the last round, nats; infinite where a state was found
+            to be impossible.
     """
 
     converged: Bool[Tensor, "*cases"]
@@ -53,11 +60,13 @@ def loopy_belief_propagation(
     Args:
         graph: of any kind.
         evidence: a state for each observed variable; or for each a list of states, for many cases at once.
-        damping: share of the old message that is kept, in [0, 1); helps where messages oscillate.
+        damping: share of the old message that is kept, in [0, 1), of logarithms: ``old^damping * new^(1 - damping)``;
+            helps where messages oscillate.
         schedule: ``flooding`` renews all messages in every round; ``residual`` those that would change the most
             (Elidan, McGraw & Koller 2006, many at once).
         share: of the messages that ``residual`` renews in a round.
-        tolerance: largest change of a message, as a probability, at which a case is done.
+        tolerance: largest change of a message's log-ratio, nats, at which a case is done; a change within rounding is
+            none.
         max_iterations: rounds; a case that has not settled by then says so in ``converged``.
 
     Raises :class:`UserError` for settings out of range, and for evidence that the messages find contradictory.
@@ -146,9 +155,7 @@ class _Messages:
             members = by_shape[shape]
             scopes = torch.tensor([scope for _, scope in members], dtype=torch.int64)
             for axis, size in enumerate(shape):
-                start = torch.full(
-                    (len(members), observed.n_cases, size), -math.log(size), dtype=torch.float64
-                )
+                start = torch.zeros(len(members), observed.n_cases, size, dtype=torch.float64)
                 self.edges.append(_Edges(len(self.tables), axis, scopes[:, axis].contiguous(), start))
                 self.degree.index_add_(0, scopes[:, axis], torch.ones(len(members), dtype=torch.float64))
             self.tables.append(torch.stack([table for table, _ in members]).unsqueeze(1))
@@ -179,17 +186,15 @@ class _Messages:
         return outgoing
 
     def proposed(self, damping: float) -> list[Tensor]:
-        """New messages to the variables, normalised."""
+        """New messages to the variables, 0 at their largest."""
         outgoing = self._to_factors()
         messages = []
         for edge in self.edges:
             joint = self._joint(edge.factors, outgoing, without=edge.axis)
             rest = [axis + 2 for axis in range(joint.ndim - 2) if axis != edge.axis]
-            new = _normalised(joint.logsumexp(dim=rest))
-            if damping:
-                mixed = torch.logaddexp(new + math.log1p(-damping), edge.to_variable + math.log(damping))
-                # What is impossible is so at once: mixed in, it would fade but never be gone.
-                new = _normalised(torch.where(new == -torch.inf, -torch.inf, mixed))
+            new = _to_peak(joint.logsumexp(dim=rest))
+            if damping:  # what is impossible is so at once, and stays so
+                new = _to_peak((1.0 - damping) * new + damping * edge.to_variable)
             messages.append(new)
         return messages
 
@@ -204,9 +209,9 @@ class _Messages:
         return joint.expand(-1, self.local.shape[1], *joint.shape[2:])
 
     def changes(self, proposed: list[Tensor]) -> list[Tensor]:
-        """How far each message would move, as the largest change of a probability, ``(factors, cases)``."""
+        """How far each message would move, as the largest change of a log-ratio, ``(factors, cases)``."""
         pairs = zip(proposed, self.edges, strict=True)
-        return [(new.exp() - edge.to_variable.exp()).abs().amax(dim=2) for new, edge in pairs]
+        return [_distance(new, edge.to_variable).amax(dim=2) for new, edge in pairs]
 
     def renew(self, proposed: list[Tensor], which: list[Tensor]) -> None:
         """Replace messages where ``which`` ``(factors, cases)`` says so."""
@@ -236,6 +241,18 @@ def _parts(values: Tensor) -> tuple[Tensor, Tensor]:
     """The finite part of log-values, and 1 where they are -inf."""
     impossible = values == -torch.inf
     return torch.where(impossible, 0.0, values), impossible.double()
+
+
+def _to_peak(values: Tensor) -> Tensor:
+    """Relative to the largest; where nothing is possible, so it stays."""
+    peak = values.amax(dim=-1, keepdim=True)
+    return values - peak.where(peak > -torch.inf, 0.0)
+
+
+def _distance(new: Tensor, old: Tensor) -> Tensor:
+    """Of log-ratios, beyond what rounding may do; 0 between two that are -inf."""
+    moved = (new - old).abs() - _ROUNDING * old.abs()
+    return torch.where(new == old, 0.0, moved.clamp(min=0.0))
 
 
 def _normalised(values: Tensor) -> Tensor:

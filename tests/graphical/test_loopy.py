@@ -61,7 +61,8 @@ def plain_messages(graph: FactorGraph, n_rounds: int, damping: float = 0.0):
                     total[places[scope.index(name)]] += value
                 fresh = [value / sum(total) for value in total]
                 old = to_variable[number, name]
-                new[number, name] = [(1 - damping) * f + damping * o for f, o in zip(fresh, old, strict=True)]
+                mixed = [f ** (1 - damping) * o**damping for f, o in zip(fresh, old, strict=True)]
+                new[number, name] = [value / sum(mixed) for value in mixed]
         to_variable = new
     beliefs = {}
     for name, size in sizes.items():
@@ -193,6 +194,49 @@ def test_trees_are_exact_whatever_the_settings(seed) -> None:
         torch.testing.assert_close(found.log_marginals[name].exp(), table.exp(), rtol=0, atol=1e-9)
         assert torch.equal(found.log_marginals[name] == -torch.inf, table == -torch.inf)
     torch.testing.assert_close(found.log_evidence, expected.log_evidence, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("strength", [3.0, 30.0, 300.0, 1e5])
+@pytest.mark.parametrize("damping", [0.0, 0.3, 0.8])
+@pytest.mark.parametrize("schedule", ["flooding", "residual"])
+def test_trees_are_exact_however_strong_the_potentials(strength, damping, schedule) -> None:
+    """A message's smallest probability may decide: potentials of hundreds of nats against each other, and zeros."""
+    for seed in range(4):
+        random = Random(seed)
+        tree = random_tree(random, zeros=seed % 2 == 1)
+        graph = FactorGraph(
+            {name: list(states) for name, states in tree.states.items()},
+            [(p.variables, strength * p.table) for p in tree.log_potentials],
+        )
+        expected = answer(sum_product, graph, {})
+        found = answer(loopy_belief_propagation, graph, {}, damping=damping, schedule=schedule)
+        if isinstance(expected, UserError):
+            assert str(found) == str(expected)
+            continue
+        assert bool(found.converged)
+        for name, table in expected.log_marginals.items():
+            torch.testing.assert_close(found.log_marginals[name], table, rtol=1e-12, atol=1e-6)
+        torch.testing.assert_close(found.log_evidence, expected.log_evidence, rtol=1e-12, atol=1e-6)
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.5, 0.9])
+def test_a_small_message_decides_between_two_strong_ones(damping) -> None:
+    """By hand: the odds of a are 30 - 25 nats, though what b hears of a is e^-30 at its other state."""
+    potentials = [
+        (("a",), [0.0, -30.0]),
+        (("a", "b"), [[0.0, -60.0], [-60.0, 0.0]]),
+        (("b",), [0.0, 25.0]),
+    ]
+    found = loopy_belief_propagation(FactorGraph({"a": 2, "b": 2}, potentials), damping=damping)
+    assert bool(found.converged)
+    assert found.marginal("a")[1] == pytest.approx(1.0 / (1.0 + math.exp(5.0)), abs=1e-8)
+    assert float(found.log_evidence) == pytest.approx(math.log1p(math.exp(-5.0)), abs=1e-6)
+    names = [f"x{number}" for number in range(10)]
+    pairs = [((a, b), [[0.0, -300.0], [-300.0, 0.0]]) for a, b in itertools.pairwise(names)]
+    chain = FactorGraph(dict.fromkeys(names, 2), [*pairs, *(((name,), [0.0, -25.0]) for name in names)])
+    far = loopy_belief_propagation(chain, damping=damping)
+    assert bool(far.converged)
+    assert float(far.log_marginals["x0"][1]) == pytest.approx(-250.0, abs=1e-6)
 
 
 def test_a_case_that_is_done_stands_still() -> None:
