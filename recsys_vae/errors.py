@@ -27,6 +27,6 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}?"
-    if len(options) > 20:
+    if len(options) > 40:
         return "nothing that is valid looks like it"
     return f"expected one of {', '.join(options)}"

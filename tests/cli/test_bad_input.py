@@ -366,7 +366,7 @@ def test_a_size_of_zero_or_less(refused, key, value) -> None:
         (["model=ease", "model.l2=0.0"], ["model.l2: expected a number in", "came 0.0"]),
         (["model=item_knn", "model.n_neighbours=0"], ["model.n_neighbours: expected", "came 0"]),
         (["model=edlae", "model.dropout=1.0"], ["model.dropout: expected", "came 1.0"]),
-        (["model=rlae", "model.l2=-1"], ["model.l2: expected", "came -1"]),
+        (["model=rlae", "model.l2=-1.0"], ["model.l2: expected", "came -1.0"]),
         (["model=dlae", "model.precision=half"], ["model.precision: expected float32 or float64", "half"]),
         (["model=item_knn", "model.shrinkage=-1.0"], ["model.shrinkage: expected", "came -1.0"]),
         (["trainer.max_epochs=many"], ["trainer.max_epochs: expected a whole number, came 'many'"]),
