@@ -273,7 +273,11 @@ def test_a_split_by_time_of_a_table_without_times(refused, good, split) -> None:
         (["train", "model=eas"], ["model", "'eas'", "did you mean 'ease'?"]),
         (
             ["train", "model=resnet"],
-            ["model", "'resnet'", "expected one of chow_liu, ease, gmrf, hpf, ising, item_knn, mult_dae"],
+            [
+                "model",
+                "'resnet'",
+                "expected one of bpmf, chow_liu, ease, gmrf, hpf, ising, item_knn, mult_dae",
+            ],
         ),
         (["train", "split=tempral"], ["split", "'tempral'", "did you mean 'temporal'?"]),
         (["train", "mdoel=ease"], ["mdoel", "did you mean 'model'?"]),
@@ -719,7 +723,7 @@ def command(*arguments: str, cwd: Path, **options: object) -> subprocess.Complet
         (["trian"], "'trian': unknown verb; did you mean 'train'?"),
         (
             ["train", "model=eas"],
-            "model: came 'eas', expected one of chow_liu, ease, gmrf, hpf, ising, item_knn, ",
+            "model: came 'eas', expected one of bpmf, chow_liu, ease, gmrf, hpf, ising, item_knn, ",
         ),
         (["recommend", "run=none", "user=1"], "run: expected a run directory, none does not exist"),
     ],
