@@ -1,6 +1,8 @@
 """Recommenders: histories in, item scores out. One file per recommender, named as its paper names it."""
 
 from recsys_vae.models.base import ClosedFormModel, RecommenderModel
+from recsys_vae.models.base import ClosedFormModel, RecommenderModel, VectorModel
+from recsys_vae.models.bpmf import BPMF
 from recsys_vae.models.chow_liu import ChowLiu
 from recsys_vae.models.gaussian_posterior import GaussianPosterior
 from recsys_vae.models.gmrf import GMRF
@@ -22,6 +24,7 @@ from recsys_vae.models.wmf import WMF
 
 __all__ = [
     "DLAE",
+    "BPMF",
     "EASE",
     "EDLAE",
     "GMRF",
