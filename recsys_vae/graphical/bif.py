@@ -7,17 +7,19 @@ and lists the child's probabilities; ``default`` fills the rows that are not nam
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from recsys_vae.atomic import atomic_path
 from recsys_vae.errors import UserError
-from recsys_vae.graphical.conditionals import Table
+from recsys_vae.graphical.conditionals import SUM_TOLERANCE, Table
+from recsys_vae.graphical.directed import ancestors, topological_order
 from recsys_vae.graphical.variables import States
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ _TOKEN = re.compile(
 class _Token(NamedTuple):
     text: str
     line: int
-    special: bool
+    kind: Literal["text", "special", "word", "end"]  # a text stood in quotes: it is a name, whatever it says
 
 
 def read_bif(path: str | Path) -> tuple[dict[str, list[str]], list[Table]]:
@@ -46,7 +48,7 @@ def read_bif(path: str | Path) -> tuple[dict[str, list[str]], list[Table]]:
     """
     file = Path(path)
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"path: expected a .bif file, {file} cannot be read: {error}") from error
     return _Reader(file, text).network()
@@ -59,6 +61,8 @@ class _Reader:
         self._at = 0
         self.states: dict[str, list[str]] = {}
         self.tables: list[Table] = []
+        self._declared: dict[str, _Token] = {}
+        self._parents: dict[str, list[str]] = {}  # of the laws read so far
 
     def _scan(self, text: str) -> Iterator[_Token]:
         line, place = 1, 0
@@ -69,14 +73,17 @@ class _Reader:
             kind = match.lastgroup
             if kind != "skip":
                 found = match.group()
-                yield _Token(found.strip('"') if kind == "text" else found, line, kind == "special")
+                yield _Token(found[1:-1] if kind == "text" else found, line, kind)
             line += match.group().count("\n")
             place = match.end()
-        yield _Token("", line, special=True)
+        yield _Token("", line, "end")
 
     def _fail(self, expected: str, token: _Token) -> UserError:
-        came = repr(token.text) if token.text else "the end of the file"
-        return UserError(f"path: {self._path}, line {token.line}: expected {expected}, came {came}")
+        came = "the end of the file" if token.kind == "end" else repr(token.text)
+        return self._error(token, f"expected {expected}, came {came}")
+
+    def _error(self, at: _Token, what: str) -> UserError:
+        return UserError(f"path: {self._path}, line {at.line}: {what}")
 
     def _next(self) -> _Token:
         token = self._tokens[self._at]
@@ -84,39 +91,42 @@ class _Reader:
         return token
 
     def _peek(self, text: str) -> bool:
-        return self._tokens[self._at].text == text
+        return _is(self._tokens[self._at], text)
 
     def _take(self, text: str) -> None:
         token = self._next()
-        if token.text != text:
+        if not _is(token, text):
             raise self._fail(repr(text), token)
 
     def _word(self, expected: str) -> _Token:
         token = self._next()
-        if token.special or not token.text:
+        if token.kind in ("special", "end"):
             raise self._fail(expected, token)
         return token
 
     def _number(self) -> float:
         token = self._word("a number")
         try:
-            return float(token.text)
+            value = float(token.text)
         except ValueError:
             raise self._fail("a number", token) from None
+        if not 0.0 <= value < math.inf:
+            raise self._fail("a probability", token)
+        return value
 
     def network(self) -> tuple[dict[str, list[str]], list[Table]]:
         """The whole file; a law may come before a variable that it names."""
         laws = []
-        while self._tokens[self._at].text:
+        while self._tokens[self._at].kind != "end":
             token = self._next()
-            if token.text == "network":
+            if _is(token, "network"):
                 self._word("the network's name")
                 self._skip_block()
-            elif token.text == "variable":
+            elif _is(token, "variable"):
                 self._variable()
-            elif token.text == "probability":
+            elif _is(token, "probability"):
                 laws.append(self._at)
-                while not self._peek("{") and self._tokens[self._at].text:
+                while not self._peek("{") and self._tokens[self._at].kind != "end":
                     self._next()
                 self._skip_block()
             else:
@@ -124,13 +134,16 @@ class _Reader:
         for place in laws:
             self._at = place
             self._law()
+        for name, token in self._declared.items():
+            if name not in self._parents:
+                raise self._error(token, f"expected a probability block for {name!r}, came none")
         return self.states, self.tables
 
     def _skip_block(self) -> None:
         self._take("{")
         while not self._peek("}"):
             token = self._next()
-            if not token.text:
+            if token.kind == "end":
                 raise self._fail("'}'", token)
         self._next()
 
@@ -139,13 +152,15 @@ class _Reader:
             return False
         while not self._peek(";"):
             token = self._next()
-            if not token.text:
+            if token.kind == "end":
                 raise self._fail("';'", token)
         self._next()
         return True
 
     def _variable(self) -> None:
         name = self._word("a variable's name")
+        if not name.text:
+            raise self._fail("a variable's name", name)
         if name.text in self.states:
             raise self._fail("a new variable", name)
         self._take("{")
@@ -168,12 +183,16 @@ class _Reader:
             raise self._fail("a type", self._tokens[self._at])
         self._take("}")
         self.states[name.text] = states
+        self._declared[name.text] = name
 
     def _names(self, end: str) -> list[str]:
         names = [self._word("a name").text]
         while not self._peek(end):
             self._take(",")
-            names.append(self._word("a name").text)
+            name = self._word("a name")
+            if name.text in names:
+                raise self._fail("another state", name)
+            names.append(name.text)
         return names
 
     def _known(self) -> str:
@@ -184,16 +203,22 @@ class _Reader:
 
     def _law(self) -> None:
         self._take("(")
+        start = self._tokens[self._at]
         child = self._known()
+        if child in self._parents:
+            raise self._fail("a variable without a probability block before", start)
         parents: list[str] = []
-        if self._peek("|"):
+        while self._peek("," if parents else "|"):
             self._next()
-            parents.append(self._known())
-            while self._peek(","):
-                self._next()
-                parents.append(self._known())
+            token = self._tokens[self._at]
+            parent = self._known()
+            if parent in (child, *parents):
+                raise self._fail(f"each variable once in the law of {child!r}", token)
+            parents.append(parent)
         self._take(")")
         self._take("{")
+        self._parents[child] = parents
+        self._refuse_cycle(start)
         table = torch.full(
             [len(self.states[name]) for name in (*parents, child)], torch.nan, dtype=torch.float64
         )
@@ -202,15 +227,21 @@ class _Reader:
             if self._skip_property():
                 continue
             token = self._next()
-            if token.text == "table":
+            if _is(token, "table"):
+                if not bool(table.isnan().all()):
+                    raise self._error(token, f"expected the law of {child!r} once, came a table after it")
                 numbers = self._numbers(table.numel(), token)
                 # The child stands first in the file, last in a table here.
                 turned = torch.tensor(numbers, dtype=torch.float64)
                 sizes = [len(self.states[name]) for name in (child, *parents)]
                 table = turned.reshape(sizes).movedim(0, -1).contiguous()
-            elif token.text == "default":
+                self._check_sums(table, child, token)
+            elif _is(token, "default"):
+                if default is not None:
+                    raise self._error(token, f"expected one default for {child!r}, came another")
                 default = self._numbers(table.shape[-1], token)
-            elif token.text == "(":
+                self._check_sums(torch.tensor(default, dtype=torch.float64), child, token)
+            elif _is(token, "("):
                 place = []
                 for number, parent in enumerate(parents):
                     if number:
@@ -220,7 +251,11 @@ class _Reader:
                         raise self._fail(f"a state of {parent!r}", state)
                     place.append(self.states[parent].index(state.text))
                 self._take(")")
-                table[tuple(place)] = torch.tensor(self._numbers(table.shape[-1], token), dtype=torch.float64)
+                if not bool(table[tuple(place)].isnan().all()):
+                    raise self._error(token, f"expected each row of {child!r} once, came one again")
+                row = torch.tensor(self._numbers(table.shape[-1], token), dtype=torch.float64)
+                self._check_sums(row, child, token)
+                table[tuple(place)] = row
             else:
                 raise self._fail("table, default or a row in parentheses", token)
         if default is not None:
@@ -231,6 +266,23 @@ class _Reader:
         self._take("}")
         self.tables.append(Table(child, parents, table))
 
+    def _check_sums(self, rows: Tensor, child: str, at: _Token) -> None:
+        total = rows.sum(dim=-1)
+        off = (total - 1.0).abs() > SUM_TOLERANCE
+        if bool(off.any()):
+            came = float(total[off].reshape(-1)[0])
+            raise self._error(at, f"expected probabilities of {child!r} that sum to 1, came {came:.9g}")
+
+    def _refuse_cycle(self, at: _Token) -> None:
+        """Where the law that was read last closes one."""
+        child = at.text
+        if child not in ancestors({name: self._parents.get(name, []) for name in self.states}, [child]):
+            return
+        try:
+            topological_order({name: self._parents.get(name, []) for name in self.states})
+        except UserError as error:
+            raise self._error(at, str(error).removeprefix("parents: ")) from None
+
     def _numbers(self, count: int, at: _Token) -> list[float]:
         numbers = [self._number()]
         while not self._peek(";"):
@@ -239,10 +291,13 @@ class _Reader:
             numbers.append(self._number())
         self._next()
         if len(numbers) != count:
-            raise UserError(
-                f"path: {self._path}, line {at.line}: expected {count} probabilities, came {len(numbers)}"
-            )
+            raise self._error(at, f"expected {count} probabilities, came {len(numbers)}")
         return numbers
+
+
+def _is(token: _Token, text: str) -> bool:
+    """Whether it is this word or sign of the format; what stands in quotes never is."""
+    return token.kind != "text" and token.text == text
 
 
 def write_bif(network: BayesianNetwork, path: str | Path, name: str = "unknown") -> None:
@@ -252,6 +307,10 @@ def write_bif(network: BayesianNetwork, path: str | Path, name: str = "unknown")
     """
     lines = [f"network {_quoted(name)} {{", "}"]
     for variable, states in network.states.items():
+        if len({str(state) for state in states}) < len(states):
+            raise UserError(
+                f"network: expected states of {variable!r} that are written differently, came {states}"
+            )
         listed = ", ".join(_quoted(str(state)) for state in states)
         lines += [
             f"variable {_quoted(variable)} {{",
@@ -283,7 +342,7 @@ def _law_lines(child: str, parents: tuple[str, ...], log_table: Tensor, states: 
 
 
 def _quoted(name: str) -> str:
-    if '"' in name or "\n" in name:
+    if re.search(r'["\n\r]', name):
         raise UserError(f"network: expected names without quotes or line breaks, came {name!r}")
     plain = re.fullmatch(rf"[^\s{re.escape(_SPECIAL)}]+", name) and not name.startswith(("//", "/*"))
     return name if plain else f'"{name}"'

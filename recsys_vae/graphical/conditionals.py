@@ -13,9 +13,10 @@ from torch import Tensor
 
 from recsys_vae.errors import UserError
 from recsys_vae.graphical.factor_graph import LogPotential
+from recsys_vae.graphical.log_tables import MAX_TABLE, check_table_size
 from recsys_vae.graphical.variables import States, check_known
 
-_SUM_TOLERANCE = 1e-6
+SUM_TOLERANCE = 1e-6
 
 
 @runtime_checkable
@@ -69,7 +70,7 @@ class Table:
                 f"{_given(self.parents)}, came {tuple(table.shape)}"
             )
         total = table.sum(dim=-1)
-        bad = ~((total - 1.0).abs() <= _SUM_TOLERANCE) | ~(table >= 0.0).all(dim=-1)
+        bad = ~((total - 1.0).abs() <= SUM_TOLERANCE) | ~(table >= 0.0).all(dim=-1)
         if bool(bad.any()):
             place = tuple(int(index) for index in bad.nonzero()[0])
             row = ", ".join(f"{n}={states[n][i]}" for n, i in zip(self.parents, place, strict=True))
@@ -104,7 +105,9 @@ class NoisyOr:
     leak: float = 0.0
 
     def log_potential(self, states: States) -> LogPotential:
-        """Raises :class:`UserError` for variables that are not binary, and numbers that are no probabilities."""
+        """Raises :class:`UserError` for variables that are not binary, numbers that are no probabilities, and a table
+        that would be too large.
+        """
         _check_binary(self.child, self.parents, states, "a noisy-or")
         if len(self.probabilities) != len(self.parents):
             raise UserError(
@@ -137,7 +140,9 @@ class Logistic:
     bias: float = 0.0
 
     def log_potential(self, states: States) -> LogPotential:
-        """Raises :class:`UserError` for variables that are not binary, and weights that are not finite."""
+        """Raises :class:`UserError` for variables that are not binary, weights that are not finite, and a table that
+        would be too large.
+        """
         _check_binary(self.child, self.parents, states, "a logistic law")
         if len(self.weights) != len(self.parents):
             raise UserError(
@@ -173,6 +178,14 @@ def _check_binary(child: str, parents: tuple[str, ...], states: States, what: st
             raise UserError(
                 f"conditionals: {what} expects variables of two states, {name!r} has {len(states[name])}"
             )
+    family = (*parents, child)
+    check_table_size(
+        "conditionals",
+        family,
+        [2] * len(family),
+        MAX_TABLE,
+        f"give {child!r} fewer parents, or join them in stages",
+    )
 
 
 def _log1m(probability: float) -> float:

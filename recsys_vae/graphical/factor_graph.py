@@ -96,6 +96,19 @@ class FactorGraph:
         return {name: others - {name} for name, others in joined.items()}
 
 
+def without_single_states(graph: FactorGraph) -> FactorGraph:
+    """The same, less the variables of one state, of which there is nothing to infer; itself where there are none.
+
+    Tables have no axes for them, of which there may be more than a tensor can have.
+    """
+    states = {name: own for name, own in graph.states.items() if len(own) > 1}
+    if len(states) == len(graph.states):
+        return graph
+    kept = (tuple(name for name in p.variables if name in states) for p in graph.log_potentials)
+    pairs = zip(kept, graph.log_potentials, strict=True)
+    return FactorGraph.of_checked(states, [LogPotential(scope, p.table.squeeze()) for scope, p in pairs])
+
+
 def read_log_potential(
     given: LogPotential | tuple[Sequence[str], Any], states: States, argument: str = "log_potentials"
 ) -> LogPotential:

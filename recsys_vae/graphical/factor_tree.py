@@ -15,6 +15,9 @@ from recsys_vae.errors import UserError
 from recsys_vae.graphical.factor_graph import DiscreteGraph, FactorGraph
 from recsys_vae.graphical.variables import Evidence
 
+# Every variable has a row as long as that of the one with the most states: entries that may be, most of them empty.
+MAX_PADDED = 2**24
+
 
 @dataclass(frozen=True)
 class FactorGroup:
@@ -64,6 +67,7 @@ class FactorTree:
         self._index = {name: number for number, name in enumerate(self.names)}
         self.n_states = torch.tensor([len(self.states[name]) for name in self.names], dtype=torch.int64)
         self.max_states = int(self.n_states.max()) if self.names else 1
+        _refuse_padding(self.names, self.n_states.tolist(), method)
         columns = torch.arange(self.max_states)
         self._local = torch.where(columns < self.n_states[:, None], 0.0, -torch.inf).double()
         self.constant = torch.zeros((), dtype=torch.float64)
@@ -91,10 +95,23 @@ class FactorTree:
         return local
 
     def blocks(self, n_cases: int, max_entries: int) -> list[slice]:
-        """Cases in blocks whose messages keep to a number of entries."""
+        """Cases in blocks whose messages keep to a number of entries; one empty block where there are none."""
         largest = max((group.tables.numel() for group in self.groups), default=1)
         size = max(1, max_entries // max(largest, len(self.names) * self.max_states))
-        return [slice(start, min(start + size, n_cases)) for start in range(0, n_cases, size)]
+        return [slice(start, min(start + size, n_cases)) for start in range(0, max(1, n_cases), size)]
+
+
+def _refuse_padding(names: Sequence[str], n_states: Sequence[int], method: str) -> None:
+    """Before anything is allocated; where most variables are about as large as the largest, nothing is wasted."""
+    largest, total = max(n_states, default=0), sum(n_states)
+    padded = largest * len(names)
+    if padded > max(MAX_PADDED, 4 * total):
+        widest = names[n_states.index(largest)]
+        raise UserError(
+            f"{method}: expected variables of about as many states, came {len(names)} of {total} in all, each of which "
+            f"would take the {largest} of {widest!r}: {padded:,} entries ({8 * padded / 2**20:.0f} MiB), the limit is "
+            f"{MAX_PADDED:,}; use junction_tree"
+        )
 
 
 _COMPILED: WeakKeyDictionary[FactorGraph, FactorTree] = WeakKeyDictionary()

@@ -27,7 +27,7 @@ class GaussianBeliefs:
         variance: of each variable; it does not depend on the potential.
         converged: whether no message moved by more than the tolerance at the end; always so for a forest.
         n_iterations: rounds through the cycles until then; 0 for a forest.
-        residual: largest relative change of a message in the last round.
+        residual: largest relative change of a message in the last round, each by its own measure.
     """
 
     mean: Float[Tensor, "*cases variables"]
@@ -64,7 +64,7 @@ def gaussian_belief_propagation(
         precision: symmetric, its diagonal positive; zeros are no edges.
         potential: h.
         damping: share of the old message that is kept, in [0, 1).
-        tolerance: largest change of a message, relative to the largest message of its case, at which it is done.
+        tolerance: largest change of a message, relative to the sizes of the terms that it sums, at which it is done.
         max_iterations: rounds.
 
     Raises :class:`UserError` for a matrix that is not symmetric or has a diagonal that is not positive, and where a
@@ -146,16 +146,27 @@ class _Loops:
                 f"precision: expected a walk-summable matrix, the messages grew without bound by round {iteration}; "
                 "solve the system directly"
             )
-        moved = [_relative_change(precision, self._precision), _relative_change(potential, self._potential)]
+        # Each message is measured by what its sum is made of: no louder part of the graph, nor another case, drowns it,
+        # and where terms cancel, their rounding does not keep it from settling.
+        own = self._own[1]
+        terms = own.abs().index_add(1, self.edges.target, self._potential.abs())[:, source]
+        moved = [
+            _relative_change(precision, self._precision, precision.abs()),
+            _relative_change(potential, self._potential, gain.abs() * terms),
+        ]
         self._precision, self._potential = precision, potential
         return torch.stack(moved).max()
 
 
-def _relative_change(new: Float[Tensor, "*cases edges"], old: Float[Tensor, "*cases edges"]) -> Tensor:
-    """The largest of a case, relative to the largest message there; of all cases the largest."""
+def _relative_change(
+    new: Float[Tensor, "*cases edges"],
+    old: Float[Tensor, "*cases edges"],
+    size: Float[Tensor, "*cases edges"],
+) -> Float[Tensor, ""]:
+    """The largest of all messages, each relative to its size."""
     if not new.numel():
         return torch.zeros((), dtype=torch.float64)
-    return ((new - old).abs().amax(dim=-1) / new.abs().amax(dim=-1).clamp(min=1e-300)).max()
+    return ((new - old).abs() / size.clamp(min=1e-300)).max()
 
 
 def _refuse_negative(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from recsys_vae.graphical.elimination_order import eliminate
-from recsys_vae.graphical.factor_graph import DiscreteGraph, FactorGraph
+from recsys_vae.graphical.factor_graph import DiscreteGraph, FactorGraph, without_single_states
 from recsys_vae.graphical.log_tables import (
     MAX_TABLE,
     LogTable,
@@ -66,14 +66,15 @@ class Clique:
 class JunctionTree:
     """A graph triangulated once, to be asked under any evidence.
 
-    Args and errors as :func:`junction_tree`. ``cliques`` come with parents after their children.
+    Args and errors as :func:`junction_tree`. ``cliques`` come with parents after their children; variables of one state
+    are in none.
     """
 
     def __init__(self, graph: DiscreteGraph, *, order: str = "min_fill", max_table: int = MAX_TABLE) -> None:
         self.states = graph.states
         self.max_table = max_table
-        factors = graph.factor_graph()
-        self._sizes = {name: len(states) for name, states in self.states.items()}
+        factors = without_single_states(graph.factor_graph())
+        self._sizes = {name: len(states) for name, states in factors.states.items()}
         self.cliques = clique_tree(factors, order)
         self._home = self._homes()
         largest = max(self.cliques, key=lambda clique: self._entries(clique), default=None)
@@ -94,7 +95,7 @@ class JunctionTree:
         block = max(1, self.max_table // max(1, self._largest))
         beliefs: dict[str, list[Tensor]] = {name: [] for name in self.states}
         log_evidence = []
-        for start in range(0, observed.n_cases, block):
+        for start in range(0, max(1, observed.n_cases), block):
             cases = slice(start, min(start + block, observed.n_cases))
             found, total = self._propagate(observed, cases)
             log_evidence.append(total)
@@ -121,7 +122,7 @@ class JunctionTree:
     def _initial(self, factors: FactorGraph) -> list[Tensor]:
         """The product of each clique's potentials, ``(1, *states)``."""
         assigned: list[list[LogTable]] = [[] for _ in self.cliques]
-        holding: dict[str, list[int]] = {name: [] for name in self.states}
+        holding: dict[str, list[int]] = {name: [] for name in factors.states}
         for number, clique in enumerate(self.cliques):
             for name in clique.variables:
                 holding[name].append(number)
@@ -143,7 +144,7 @@ class JunctionTree:
     def _propagate(self, observed: Evidence, cases: slice) -> tuple[dict[str, Tensor], Tensor]:
         """Beliefs ``(cases or 1, states)`` of each variable up to a factor, and the log-evidence of each case."""
         beliefs = list(self._tables)
-        for name in observed.observed:
+        for name in observed.observed.keys() & self._home.keys():
             indicator = observed.log_indicator(name, cases)
             assert indicator is not None
             home = self._home[name]
@@ -172,10 +173,9 @@ class JunctionTree:
             above = log_sum(beliefs[clique.parent], self.cliques[clique.parent].variables, clique.separator)
             returned = LogTable(clique.separator, log_divide(above.values, sent))
             beliefs[number] = beliefs[number] + align(returned, clique.variables)
-        found = {
-            name: log_sum(beliefs[home], self.cliques[home].variables, [name]).values
-            for name, home in self._home.items()
-        }
+        found = dict.fromkeys(self.states, torch.zeros(1, 1, dtype=torch.float64))
+        for name, home in self._home.items():
+            found[name] = log_sum(beliefs[home], self.cliques[home].variables, [name]).values
         return found, log_total(totals, cases.stop - cases.start)
 
 

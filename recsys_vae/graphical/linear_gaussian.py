@@ -115,17 +115,27 @@ class LinearGaussianNetwork:
 
         It is 0 between variables that are no neighbours in the moral graph.
         """
+        whitening, _ = self._whitening()
+        return whitening.T @ whitening
+
+    def _whitening(self) -> tuple[Float[Tensor, "variables variables"], Float[Tensor, " variables"]]:
+        """``A`` and ``c`` for which ``A x - c`` is white noise: each law's residual in standard deviations."""
         residual = torch.eye(len(self.names), dtype=torch.float64)
         for name, law in self.conditionals.items():
             for parent, weight in zip(law.parents, law.weights, strict=True):
                 residual[self._index[name], self._index[parent]] -= weight
-        variances = torch.tensor([law.variance for law in self.conditionals.values()], dtype=torch.float64)
-        return residual.T @ (residual / variances.unsqueeze(-1))
+        laws = self.conditionals.values()
+        deviation = torch.tensor([law.variance for law in laws], dtype=torch.float64).sqrt()
+        bias = torch.tensor([law.bias for law in laws], dtype=torch.float64)
+        return residual / deviation.unsqueeze(-1), bias / deviation
 
     def condition(
         self, evidence: Mapping[str, float | Sequence[float] | Tensor] | None = None
     ) -> GaussianMarginals:
-        """The law of the rest given some of the variables (Bishop 2006, eq. 2.81 and 2.82).
+        """The law of the rest given some of the variables (Bishop 2006, eq. 2.73 and 2.75).
+
+        By least squares on the residuals of all laws: with a QR decomposition of the columns that are not observed, no
+        covariance is subtracted from another, and none is squared.
 
         Args:
             evidence: a number for each observed variable; or numbers or a tensor ``(cases,)``, for many cases at once.
@@ -146,18 +156,32 @@ class LinearGaussianNetwork:
         values = torch.zeros(len(seen), n_cases, dtype=torch.float64)
         for row, column in zip(values, columns.values(), strict=True):
             row[:] = column
-        factor, failed = torch.linalg.cholesky_ex(self.covariance[seen][:, seen])
-        if int(failed):
+        if not seen:
+            return GaussianMarginals(
+                self.names, self.mean, self.covariance, torch.zeros((), dtype=torch.float64)
+            )
+        whitening, bias = self._whitening()
+        # Large rows first: so Householder's reflections keep the digits of the small (Higham 2002, section 20.3).
+        by_size = whitening.abs().amax(dim=1).argsort(descending=True, stable=True)
+        whitening, bias = whitening[by_size], bias[by_size].unsqueeze(-1)
+        rotation, triangle = torch.linalg.qr(whitening[:, rest], mode="complete")
+        triangle = triangle[: len(rest)]
+        rotated = rotation.T @ (bias - whitening[:, seen] @ values)
+        # What no choice of the rest explains is the evidence's own noise, in standard deviations.
+        mean = torch.linalg.solve_triangular(triangle, rotated[: len(rest)], upper=True).T
+        noise = rotated[len(rest) :]
+        rounding = rotation.T[len(rest) :].abs() @ (bias.abs() + whitening[:, seen].abs() @ values.abs())
+        if bool((torch.finfo(torch.float64).eps * rounding > 0.1 * (1.0 + noise.abs())).any()):
             raise UserError(
                 f"evidence: expected variables none of which follows from others, came {list(columns)}"
             )
-        shift = values - self.mean[seen].unsqueeze(-1)
-        whitened = torch.linalg.solve_triangular(factor, shift, upper=False)
-        gain = torch.linalg.solve_triangular(factor, self.covariance[seen][:, rest], upper=False)
-        mean = self.mean[rest] + whitened.T @ gain
-        covariance = self.covariance[rest][:, rest] - gain.T @ gain
-        log_evidence = -0.5 * (whitened.square().sum(dim=0) + len(seen) * math.log(2.0 * math.pi))
-        log_evidence = log_evidence - factor.diagonal().log().sum()
+        inverse = torch.linalg.solve_triangular(
+            triangle, torch.eye(len(rest), dtype=torch.float64), upper=True
+        )
+        covariance = inverse @ inverse.T
+        log_evidence = -0.5 * (noise.square().sum(dim=0) + len(seen) * math.log(2.0 * math.pi))
+        log_variance = sum(math.log(law.variance) for law in self.conditionals.values())
+        log_evidence = log_evidence - 0.5 * log_variance - triangle.diagonal().abs().log().sum()
         names = tuple(self.names[number] for number in rest)
         if batched:
             return GaussianMarginals(names, mean, covariance, log_evidence)

@@ -68,20 +68,33 @@ def normalised(values: Float[Tensor, " cases *states"]) -> tuple[Tensor, Float[T
     return values - total.where(total > -torch.inf, 0.0).reshape(shape), total
 
 
-def check_table_size(method: str, variables: Iterable[str], sizes: Sequence[int], limit: int) -> None:
+def check_table_size(
+    method: str, variables: Iterable[str], sizes: Sequence[int], limit: int, instead: str | None = None
+) -> None:
     """Refuse, before anything is allocated, a method whose largest table would exceed the limit.
 
-    Raises :class:`UserError` with the table's size and what to do instead.
+    Raises :class:`UserError` with the table's size and what to do ``instead``; unless told otherwise, what an inference
+    with an argument ``max_table`` can.
     """
     entries = math.prod(sizes)
     if entries > limit:
         names = list(variables)
         shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
-        raise UserError(
-            f"{method}: the largest table, over {len(names)} variables ({shown}), would have {entries:,} entries "
-            f"({_bytes(8 * entries)}), the limit is max_table={limit:,}; raise it, observe more variables, or use "
-            "loopy_belief_propagation"
+        advice = (
+            f"max_table={limit:,}; raise it, observe more variables, or use loopy_belief_propagation"
+            if instead is None
+            else f"{limit:,}; {instead}"
         )
+        raise UserError(
+            f"{method}: the largest table, over {len(names)} variables ({shown}), would have {_size(entries)}, "
+            f"the limit is {advice}"
+        )
+
+
+def _size(entries: int) -> str:
+    if entries >= 10**18:  # may be beyond what a float, or a printed whole number, can hold
+        return f"about 10^{math.log10(entries):.0f} entries"
+    return f"{entries:,} entries ({_bytes(8 * entries)})"
 
 
 def _bytes(count: int) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from recsys_vae.graphical.elimination_order import Elimination, eliminate
-from recsys_vae.graphical.factor_graph import DiscreteGraph
+from recsys_vae.graphical.factor_graph import DiscreteGraph, without_single_states
 from recsys_vae.graphical.log_tables import MAX_TABLE, LogTable, check_table_size, log_product, log_sum
 from recsys_vae.graphical.marginals import Marginals
 from recsys_vae.graphical.variables import Evidence, States, check_known
@@ -52,8 +53,7 @@ def variable_elimination(
     for name in wanted:
         if name in fixed:
             indicator = observed.log_indicator(name)
-            assert indicator is not None
-            beliefs[name] = indicator
+            beliefs[name] = torch.zeros(1, 1, dtype=torch.float64) if indicator is None else indicator
             continue
         elimination = eliminate(neighbours, sizes, order, last={name})
         _check(elimination, sizes, observed.n_cases, max_table)
@@ -68,10 +68,15 @@ def variable_elimination(
 
 
 def reduced_tables(graph: DiscreteGraph, observed: Evidence) -> tuple[list[LogTable], set[str]]:
-    """All tables under the evidence, and the variables that are observed in every case, which are cut out of them."""
+    """All tables under the evidence, and the variables that are cut out of them.
+
+    These are observed in every case, or have one state.
+    """
+    factors = without_single_states(graph.factor_graph())
     fixed = {name for name, places in observed.observed.items() if bool((places >= 0).all())}
+    fixed |= graph.states.keys() - factors.states.keys()
     tables = []
-    for potential in graph.factor_graph().log_potentials:
+    for potential in factors.log_potentials:
         cut = [name for name in potential.variables if name in fixed]
         kept = tuple(name for name in potential.variables if name not in fixed)
         values = potential.table[None]

@@ -181,6 +181,16 @@ def test_what_a_network_cannot_be(laws, said) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("law", [NoisyOr, Logistic])
+def test_a_law_whose_table_is_too_large_is_refused_before_it_is_made(law) -> None:
+    names = [f"p{number}" for number in range(45)]
+    laws = [*(Table(name, [], [0.5, 0.5]) for name in names), law("c", tuple(names), (0.1,) * 45)]
+    with pytest.raises(
+        UserError, match=r"^conditionals: .* over 46 variables .* \(512 TiB\), .*; give 'c' fewer parents"
+    ):
+        BayesianNetwork(dict.fromkeys([*names, "c"], 2), laws)
+
+
 def test_parameterised_laws_want_two_states() -> None:
     laws = [Table("a", [], [0.2, 0.3, 0.5]), NoisyOr("b", ("a",), (0.5,))]
     with pytest.raises(UserError, match="a noisy-or expects variables of two states, 'a' has 3"):
@@ -309,6 +319,53 @@ def test_the_grammar(tmp_path) -> None:
         ("variable sprinkler", "variable rain", "line 7: expected a new variable, came 'rain'"),
         ("network", "netwerk", "line 3: expected network, variable or probability, came 'netwerk'"),
         ('"two words"', '"two words', "line 3: expected "),
+        # What is said twice contradicts itself.
+        ("table 0.8, 0.2;", "table 0.8, 0.2; table 0.2, 0.8;", "line 8: expected the law of 'rain' once"),
+        ("(off, no)", "(on, yes)", "line 13: expected each row of 'wet grass' once"),
+        (
+            "  (off, no) 1e0, 0.0, 0;",
+            "table 1 0 1 0 1 0 1 0 1 0 1 0;",
+            "line 13: expected the law of 'wet grass' once",
+        ),
+        ("  (off, no)", "default 1, 0, 0;\n(off, no)", "line 13: expected one default for 'wet grass'"),
+        (
+            "( sprinkler | rain ) { table",
+            "( rain ) { table",
+            "line 9: expected a variable without a probability block",
+        ),
+        (
+            "| sprinkler, rain",
+            "| sprinkler, sprinkler",
+            "line 10: expected each variable once in the law of 'wet grass'",
+        ),
+        ("no, yes }", "no, no }", "line 4: expected another state, came 'no'"),
+        # What is no law.
+        (
+            "table 0.8, 0.2;",
+            "table 0.8, 0.3;",
+            "line 8: expected probabilities of 'rain' that sum to 1, came 1.1",
+        ),
+        ("0.6 0.9 0.4 0.1", "0.6 0.4 0.9 0.1", "line 9: expected probabilities of 'sprinkler' that sum to 1"),
+        (
+            "(on, yes) 0.0, 0.0, 1.0",
+            "(on, yes) 0.0, 0.0, 0.9",
+            "line 12: expected probabilities of 'wet grass'",
+        ),
+        ("default 0.5,", "default 0.4,", "line 11: expected probabilities of 'wet grass'"),
+        ("table 0.8, 0.2;", "table 1.2, -0.2;", "line 8: expected a probability, came '-0.2'"),
+        ("table 0.8, 0.2;", "table nan, 0.9;", "line 8: expected a probability, came 'nan'"),
+        (
+            "probability ( rain ) { table 0.8, 0.2; }",
+            "",
+            "line 4: expected a probability block for 'rain', came none",
+        ),
+        (
+            "( rain ) { table 0.8, 0.2; }",
+            "( rain | sprinkler ) { default 0.8, 0.2; }",
+            "line 9: expected no directed cycle, came rain -> sprinkler -> rain",
+        ),
+        ('variable "wet grass"', 'variable ""', "line 5: expected a variable's name, came ''"),
+        ("network", '"network"', "line 3: expected network, variable or probability, came 'network'"),
         ("1e0, 0.0, 0;\n}", "1e0, 0.0, 0;", "line 14: expected '}', came the end of the file"),
     ],
 )
@@ -319,6 +376,33 @@ def test_mistakes_in_a_file_are_told_with_their_line(tmp_path, old, new, said) -
     with pytest.raises(UserError) as error:
         BayesianNetwork.from_bif(path)
     assert str(error.value).startswith(f"path: {path}, {said}")
+
+
+def test_names_in_quotes_are_names_whatever_they_say(tmp_path) -> None:
+    """Signs and words of the format, nothing, and a byte-order mark before it all."""
+    odd = ["}", "", "{", ";", ",", "table", "//", "a b", ")"]
+    names = ["property", "|", "probability", "default", " "]
+    laws = [Table(names[0], [], torch.full((9,), 1 / 9))]
+    share = torch.arange(1, 10, dtype=torch.float64) / 10.0
+    laws += [Table(name, [names[0]], torch.stack([share, 1.0 - share], dim=1)) for name in names[1:]]
+    network = BayesianNetwork({names[0]: odd, **{name: ["}", "type"] for name in names[1:]}}, laws)
+    write_bif(network, tmp_path / "x.bif", "}")
+    marked = tmp_path / "marked.bif"
+    marked.write_bytes(b"\xef\xbb\xbf" + (tmp_path / "x.bif").read_bytes())
+    for path in (tmp_path / "x.bif", marked):
+        again = BayesianNetwork.from_bif(path)
+        assert again.states == network.states
+        assert again.parents == network.parents
+        for name in names:
+            torch.testing.assert_close(again.log_potential(name).table, network.log_potential(name).table)
+
+
+@pytest.mark.parametrize("states", [["a\rb"], ["a\nb"], ['a"b'], [1, "1"]])
+def test_states_that_the_format_cannot_hold(tmp_path, states) -> None:
+    network = BayesianNetwork({"a": states}, [Table("a", [], torch.full((len(states),), 1 / len(states)))])
+    with pytest.raises(UserError, match=r"^network: expected "):
+        write_bif(network, tmp_path / "x.bif")
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_file_and_no_text(tmp_path) -> None:

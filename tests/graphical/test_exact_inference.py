@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import itertools
+import math
 import weakref
 from random import Random
 
@@ -381,6 +382,90 @@ def test_a_cycle_is_shown() -> None:
 def test_the_size_of_a_table_is_told_in_bytes() -> None:
     with pytest.raises(UserError, match=r"2,199,023,255,552 entries \(16 TiB\)"):
         log_tables.check_table_size("x", ["a"], [2] * 41, 10)
+
+
+def test_a_size_beyond_any_number_is_told_as_well() -> None:
+    with pytest.raises(
+        UserError, match=r"enumeration: .* over 1100 variables .* about 10\^331 entries, the limit"
+    ):
+        enumerate_marginals(FactorGraph({f"v{number}": 2 for number in range(1100)}))
+    names = [f"v{number}" for number in range(40)]
+    pairs = [(pair, torch.zeros(16, 16)) for pair in itertools.combinations(names, 2)]
+    clique = FactorGraph(dict.fromkeys(names, 16), pairs)
+    for algorithm in ANY_GRAPH.values():
+        with pytest.raises(
+            UserError, match=r"over 40 variables .* about 10\^48 entries, .* loopy_belief_propagation"
+        ):
+            algorithm(clique)
+    with pytest.raises(UserError, match=r"about 10\^6021 entries"):
+        log_tables.check_table_size("x", ["a"], [2] * 20_000, 10)
+
+
+def test_no_cases_have_no_answers() -> None:
+    graph = FactorGraph(
+        {"a": 2, "b": 3, "c": 1}, [(("a", "b"), torch.zeros(2, 3)), (("b", "c"), torch.zeros(3, 1))]
+    )
+    for evidence in ({"a": []}, {"a": [], "b": [], "c": []}):
+        for algorithm in (
+            *ANY_GRAPH.values(),
+            sum_product,
+            lambda graph, evidence: JunctionTree(graph)(evidence),
+            loopy_belief_propagation,
+            enumerate_marginals,
+        ):
+            found = algorithm(graph, evidence)
+            assert found.log_evidence.shape == (0,)
+            assert {name: tuple(table.shape) for name, table in found.log_marginals.items()} == {
+                "a": (0, 2),
+                "b": (0, 3),
+                "c": (0, 1),
+            }
+        for algorithm in (max_sum, enumerate_mode):
+            mode = algorithm(graph, evidence)
+            assert mode.log_score.shape == mode.unique.shape == mode.positions["b"].shape == (0,)
+
+
+def test_a_graph_without_variables_has_one_configuration() -> None:
+    for graph, total in ((FactorGraph({}), 0.0), (FactorGraph({}, [((), 1.5)]), 1.5)):
+        for algorithm in (enumerate_marginals, *ANY_GRAPH.values(), sum_product, loopy_belief_propagation):
+            found = algorithm(graph)
+            assert (found.log_marginals, float(found.log_evidence)) == ({}, total)
+        for algorithm in (enumerate_mode, max_sum):
+            mode = algorithm(graph)
+            assert (mode.configuration(), float(mode.log_score), bool(mode.unique)) == ({}, total, True)
+
+
+def test_variables_of_one_state_may_be_many() -> None:
+    """More than a tensor has axes, all joined to each other and to one that may differ."""
+    names = [f"v{number}" for number in range(70)]
+    pairs = [(pair, [[0.25]]) for pair in itertools.combinations(names, 2)]
+    only = FactorGraph(dict.fromkeys(names, 1), pairs)
+    mixed = FactorGraph(
+        {**dict.fromkeys(names, 1), "a": 2}, [*pairs, *((("a", name), [[0.0], [0.01]]) for name in names)]
+    )
+    for algorithm in (enumerate_marginals, junction_tree, variable_elimination):
+        found = algorithm(only, {"v3": 0})
+        assert found.marginal("v3") == {0: 1.0}
+        assert float(found.log_evidence) == pytest.approx(0.25 * len(pairs))
+        found = algorithm(mixed, {"v3": [0, None]})
+        assert found.marginal("v3", 1) == {0: 1.0}
+        assert found.marginal("a", 1)[1] == pytest.approx(1.0 / (1.0 + math.exp(-0.7)))
+        expected = 0.25 * len(pairs) + math.log1p(math.exp(0.7))
+        assert found.log_evidence.tolist() == pytest.approx([expected, expected])
+    mode = enumerate_mode(mixed)
+    assert list(mode.positions) == list(mixed.states)
+    assert (mode.configuration()["v3"], mode.configuration()["a"]) == (0, 1)
+
+
+def test_one_large_variable_among_many_small_ones_is_told() -> None:
+    """Each would take as much as the largest: refused before it is made; the junction tree takes each as it is."""
+    names = [f"v{number}" for number in range(20_000)]
+    graph = FactorGraph(
+        {**dict.fromkeys(names, 2), "item": 2000}, [((names[0], "item"), torch.zeros(2, 2000))]
+    )
+    for algorithm in (sum_product, max_sum):
+        with pytest.raises(UserError, match=r"the 2000 of 'item': 40,002,000 entries \(305 MiB\), the limit"):
+            algorithm(graph)
 
 
 def test_marginals_are_read_by_name_and_case() -> None:

@@ -194,6 +194,36 @@ def test_a_small_case_is_not_done_before_it_is() -> None:
     assert np.abs(found.mean[1].numpy() - exact).max() < 1e-8 * np.abs(exact).max()
 
 
+@pytest.mark.parametrize("joined", [0.0, 1e-13])
+def test_a_quiet_part_of_a_graph_is_not_done_before_it_is(joined) -> None:
+    """Beside a part that is louder by twelve orders and settles soon, apart or joined by a hair."""
+    slow, fast = 0.4999, 0.3
+    matrix = np.zeros((6, 6))
+    matrix[:3, :3], matrix[3:, 3:] = fast, slow
+    np.fill_diagonal(matrix, 1.0)
+    matrix[0, 3] = matrix[3, 0] = joined
+    h = torch.tensor([1e12, 0.0, 0.0, 1.0, 2.0, -3.0], dtype=torch.float64)
+    found = gaussian_belief_propagation(csr_array(matrix), h)
+    assert bool(found.converged)
+    expected = np.linalg.solve(matrix, h.numpy())
+    np.testing.assert_allclose(found.mean[3:], expected[3:], rtol=0, atol=1e-5)
+
+
+def test_messages_that_cancel_settle() -> None:
+    """Where loud neighbours outvote each other, what is left of them is rounding: it is no reason to go on."""
+    matrix = walk_summable(9, n=8, share=0.7).toarray()
+    mirrored = np.block([[matrix, np.zeros((8, 8))], [np.zeros((8, 8)), matrix]])
+    middle = np.zeros((17, 17))
+    middle[:16, :16], middle[16, 16] = mirrored, 4.0
+    for one in (0, 1, 8, 9):
+        middle[one, 16] = middle[16, one] = 0.1
+    loud = 1e9 * potential(16, 8)
+    h = torch.cat([loud, -loud, torch.zeros(1, dtype=torch.float64)])
+    found = gaussian_belief_propagation(csr_array(middle), h)
+    assert bool(found.converged)
+    np.testing.assert_allclose(found.mean, np.linalg.solve(middle, h.numpy()), rtol=1e-6, atol=1.0)
+
+
 def test_damping_changes_the_way_not_the_end() -> None:
     matrix = walk_summable(4, share=0.6)
     h = potential(8, 30)

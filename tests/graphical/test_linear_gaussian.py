@@ -89,6 +89,30 @@ def test_conditioning_is_that_of_a_joint_gaussian(seed) -> None:
         assert (own_mean, own_variance) == (found.mean[place], found.covariance[place, place])
 
 
+def test_conditioning_keeps_its_digits_where_variances_differ_by_far() -> None:
+    """By hand: a vague cause of precise effects. Its variance is that of the effects, its mean theirs."""
+    wide = {"a": LinearGaussian(variance=1e9), "b": LinearGaussian(("a",), (1.0,), variance=1e-8)}
+    found = LinearGaussianNetwork(wide).condition({"b": 1.0})
+    mean, variance = found.marginal("a")
+    assert float(variance) == pytest.approx(1e-8, rel=1e-12)
+    assert float(mean) == pytest.approx(1.0, rel=1e-12)
+    assert float(found.log_evidence) == pytest.approx(-0.5 * (np.log(2.0 * np.pi * 1e9) + 1e-9), rel=1e-12)
+    effect = LinearGaussian(("a",), (1.0,), variance=1e-6)
+    network = LinearGaussianNetwork({"a": LinearGaussian(variance=1e10), "b": effect, "c": effect})
+    found = network.condition({"b": 1.0, "c": 1.001})
+    mean, variance = found.marginal("a")
+    assert float(variance) == pytest.approx(5e-7, rel=1e-12)
+    assert float(mean) == pytest.approx(1.0005, rel=1e-12)
+    # The difference is N(0, 2e-6), the mean of both N(0, 1e10); the change of variables has determinant 1.
+    difference, middle = multivariate_normal(0.0, 2e-6), multivariate_normal(0.0, 1e10 + 5e-7)
+    expected = difference.logpdf(0.001) + middle.logpdf(1.0005)
+    assert float(found.log_evidence) == pytest.approx(expected, abs=1e-9)
+    # Two hidden that are nearly one.
+    hidden = {"a": LinearGaussian(), "b": LinearGaussian(("a",), (1.0,), variance=1e-18)}
+    both = LinearGaussianNetwork({**hidden, "c": LinearGaussian(("b",), (1.0,))}).condition({"c": 1.0})
+    np.testing.assert_allclose(both.covariance, np.full((2, 2), 0.5), rtol=1e-8)
+
+
 def test_many_cases_at_once_are_each_alone() -> None:
     network = random_network(Random(3), 6)
     columns = {"v1": torch.tensor([0.5, -1.0, 2.0]), "v4": torch.tensor([1.0, 0.0, -3.0])}
