@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ _TOKEN = re.compile(
 class _Token(NamedTuple):
     text: str
     line: int
-    kind: Literal["text", "special", "word", "end"]  # a text stood in quotes: it is a name, whatever it says
+    kind: str | None  # text, special, word or end; a text stood in quotes: it is a name, whatever it says
 
 
 def read_bif(path: str | Path) -> tuple[dict[str, list[str]], list[Table]]:
