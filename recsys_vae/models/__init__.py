@@ -1,7 +1,8 @@
 """Recommenders: histories in, item scores out. One file per recommender, named as its paper names it."""
 
-from recsys_vae.models.base import ClosedFormModel, RecommenderModel
+from recsys_vae.models.base import ClosedFormModel, GradientModel, RecommenderModel
 from recsys_vae.models.chow_liu import ChowLiu
+from recsys_vae.models.diff_rec import DiffRec
 from recsys_vae.models.gaussian_posterior import GaussianPosterior
 from recsys_vae.models.gmrf import GMRF
 from recsys_vae.models.hpf import HPF
@@ -33,7 +34,9 @@ __all__ = [
     "WMF",
     "ChowLiu",
     "ClosedFormModel",
+    "DiffRec",
     "GaussianPosterior",
+    "GradientModel",
     "Hybrid",
     "Ising",
     "ItemKNN",
