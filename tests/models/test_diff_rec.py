@@ -1,4 +1,4 @@
-"""DiffRec: the forward process, the bound and Tweedie's formula against closed forms, and a toy whose answer is known."""
+"""DiffRec: its process, bound and Tweedie's formula against closed forms, and a toy whose answer is known."""
 
 from __future__ import annotations
 
