@@ -46,7 +46,7 @@ from recsys_vae.full_ranking import evaluate_full_ranking
 from recsys_vae.fusion import choose_fusion
 from recsys_vae.interactions import Split
 from recsys_vae.interactions.datamodule import HistoryDataModule
-from recsys_vae.models import ClosedFormModel, Hybrid, MultinomialVAE, RecommenderModel
+from recsys_vae.models import ClosedFormModel, GradientModel, Hybrid, RecommenderModel
 from recsys_vae.models.base import check_positive
 from recsys_vae.recommender import Recommender
 from recsys_vae.training import Fit, VAETrainer, supports_fast_bfloat16
@@ -149,7 +149,7 @@ def _fit(
         return None
     if isinstance(model, Hybrid):
         return _fit_hybrid(config, model, split, writer, on_epoch)
-    assert isinstance(model, MultinomialVAE)
+    assert isinstance(model, GradientModel)
     trainer: VAETrainer = build(
         config.trainer, progress_bar=config.trainer.progress_bar and in_terminal() and is_first_process()
     )
@@ -160,7 +160,7 @@ def _fit(
         log.warning("trainer.precision: this CPU has no bfloat16 arithmetic, so 32-true would be quicker")
     item_counts = split.train.item_counts
 
-    def validate(candidate: MultinomialVAE) -> dict[str, float]:
+    def validate(candidate: GradientModel) -> dict[str, float]:
         result = evaluate_full_ranking(
             candidate.score, split.validation, [trainer.monitor], item_counts, config.evaluation.batch_size
         )

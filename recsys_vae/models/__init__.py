@@ -2,7 +2,9 @@
 
 from recsys_vae.models.base import ClosedFormModel, RecommenderModel
 from recsys_vae.models.bpmf import BPMF
+from recsys_vae.models.base import ClosedFormModel, GradientModel, RecommenderModel
 from recsys_vae.models.chow_liu import ChowLiu
+from recsys_vae.models.diff_rec import DiffRec
 from recsys_vae.models.gaussian_posterior import GaussianPosterior
 from recsys_vae.models.gmrf import GMRF
 from recsys_vae.models.hpf import HPF
@@ -35,7 +37,9 @@ __all__ = [
     "WMF",
     "ChowLiu",
     "ClosedFormModel",
+    "DiffRec",
     "GaussianPosterior",
+    "GradientModel",
     "Hybrid",
     "Ising",
     "ItemKNN",

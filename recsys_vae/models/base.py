@@ -57,6 +57,10 @@ class ClosedFormModel(RecommenderModel):
         """Learn from a training matrix ``(users, items)`` and return the model itself."""
 
 
+class GradientModel(RecommenderModel):
+    """A recommender that is trained by gradient steps on an objective, batch by batch."""
+
+
 @runtime_checkable
 class Marginals(Protocol):
     """What is known of each user's taste, coordinate by coordinate."""

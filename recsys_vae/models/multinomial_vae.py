@@ -9,7 +9,7 @@ from jaxtyping import Float
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
-from recsys_vae.models.base import RecommenderModel, check_interval, check_positive
+from recsys_vae.models.base import GradientModel, check_interval, check_positive
 from recsys_vae.models.gaussian_posterior import GaussianPosterior
 from recsys_vae.models.multinomial import MultinomialOutput
 from recsys_vae.models.multinomial_likelihood import MultinomialLikelihood
@@ -30,7 +30,7 @@ class SparseInput(nn.Module):
         return sparse_product(histories, self.weight) + self.bias
 
 
-class MultinomialVAE(RecommenderModel):
+class MultinomialVAE(GradientModel):
     """``z ~ N(0, I)``, ``x | z ~ Multinomial(N, softmax(f(z)))``, ``q(z|x) = N(mu(x), diag sigma(x)^2)``.
 
     A subclass brings the encoder, and makes the decoder's ``decoder_layers`` (tanh follows each; none for a linear

@@ -1,6 +1,7 @@
 """Training: the objective, its schedules, the Lightning module and the run around it."""
 
 from recsys_vae.training.alternating import AlternatingELBO
+from recsys_vae.training.diffusion import DiffusionELBO
 from recsys_vae.training.kl_schedule import LinearKLSchedule
 from recsys_vae.training.learning_rate import LearningRateSchedule
 from recsys_vae.training.lit_vae import LitVAE
@@ -16,6 +17,7 @@ from recsys_vae.training.trainer import Fit, VAETrainer, supports_fast_bfloat16
 
 __all__ = [
     "AlternatingELBO",
+    "DiffusionELBO",
     "Fit",
     "LearningRateSchedule",
     "LinearKLSchedule",

@@ -10,8 +10,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
-from recsys_vae.errors import UserError
-from recsys_vae.models import GaussianPosterior, MultinomialVAE, RecVAE, SparseRows
+from recsys_vae.models import GaussianPosterior, GradientModel, RecVAE, SparseRows
 from recsys_vae.models.base import check_positive
 from recsys_vae.training.objective import LatentModel, Objective, ObjectiveTerms, check_share
 
@@ -35,6 +34,7 @@ class AlternatingELBO(Objective):
         gradient_share: below 1, the likelihood's gradient is estimated, without bias, from that share of the items.
     """
 
+    trains = RecVAE
     trains_in_turn = True
 
     def __init__(
@@ -49,15 +49,12 @@ class AlternatingELBO(Objective):
         self._previous: GaussianPosterior | None = None
         self._trains_encoder = True
 
-    def begin_training(self, model: MultinomialVAE) -> None:
+    def begin_training(self, model: GradientModel) -> None:
         """Forget the posteriors of another model."""
-        if not isinstance(model, RecVAE):
-            raise UserError(
-                f"trainer.objective: AlternatingELBO trains a RecVAE, came {type(model).__name__}"
-            )
+        super().begin_training(model)
         self._previous = None
 
-    def begin_pass(self, model: MultinomialVAE, number: int, histories: csr_array) -> None:
+    def begin_pass(self, model: GradientModel, number: int, histories: csr_array) -> None:
         """Choose the part to train; as the decoder's turn begins, let the prior take the encoder over."""
         assert isinstance(model, RecVAE)
         self._trains_encoder = number < self.n_encoder_passes

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from recsys_vae.atomic import atomic_path
 from recsys_vae.errors import UserError
-from recsys_vae.models import MultinomialVAE
+from recsys_vae.models import GradientModel
 from recsys_vae.training.lit_vae import LitVAE
 
-Validate = Callable[[MultinomialVAE], Mapping[str, float]]
+Validate = Callable[[GradientModel], Mapping[str, float]]
 OnEpoch = Callable[[Mapping[str, float]], None]
 
 # What torch.load raises for a file that is truncated, empty or of another kind, and what Lightning restores.

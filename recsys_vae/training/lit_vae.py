@@ -1,4 +1,4 @@
-"""The Lightning module: one training step of a VAE, and nothing that belongs to the network."""
+"""The Lightning module: one training step of a recommender, and nothing that belongs to the network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from recsys_vae.models import MultinomialVAE, SparseRows
+from recsys_vae.models import GradientModel, SparseRows
 from recsys_vae.training.kl_schedule import LinearKLSchedule
 from recsys_vae.training.learning_rate import LearningRateSchedule
 from recsys_vae.training.objective import Objective
@@ -38,7 +38,7 @@ class LitVAE(pl.LightningModule):
 
     def __init__(
         self,
-        model: MultinomialVAE,
+        model: GradientModel,
         objective: Objective,
         kl_schedule: LinearKLSchedule,
         optimiser: OptimiserFactory,

@@ -6,14 +6,15 @@ Liang et al. 2018, eq. 5 and 6: ``E_q[log p(x|z)] - kl_weight * KL(q(z|x) || p(z
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from recsys_vae.models import GaussianPosterior, MultinomialVAE, SparseRows
+from recsys_vae.errors import UserError
+from recsys_vae.models import GaussianPosterior, GradientModel, SparseRows
 from recsys_vae.models.base import check_interval, check_positive
 
 
@@ -48,27 +49,36 @@ class Objective(ABC):
     """Computes the terms on a batch of histories.
 
     ``n_passes`` is how often an epoch goes through the users; ``trains_in_turn`` whether a step may leave some of the
-    weights without a gradient.
+    weights without a gradient; ``trains`` which models.
     """
 
+    trains: type[Any] = LatentModel
     n_passes = 1
     trains_in_turn = False
 
-    def begin_training(self, model: MultinomialVAE) -> None:  # noqa: B027  # most keep nothing between batches
+    def begin_training(self, model: GradientModel) -> None:
         """Called before the first epoch of a run, or of the rest of a resumed one; refuses a model not meant for it."""
+        if not isinstance(model, self.trains):
+            raise UserError(
+                f"trainer.objective: {type(self).__name__} trains a {self.trains.__name__}, "
+                f"came {type(model).__name__}"
+            )
 
-    def begin_pass(self, model: MultinomialVAE, number: int, histories: csr_array) -> None:  # noqa: B027
+    def begin_pass(self, model: GradientModel, number: int, histories: csr_array) -> None:  # noqa: B027
         """Called before each pass over ``histories`` ``(users, items)``; ``number`` counts from 0 in every epoch."""
 
     @abstractmethod
     def __call__(
         self,
-        model: LatentModel,
+        model: Any,
         histories: SparseRows,
         generator: torch.Generator | None,
         users: Tensor | None = None,
     ) -> ObjectiveTerms:
-        """Terms per user; all randomness comes from the generator. ``users`` are their rows in the training data."""
+        """Terms per user of a model that it ``trains``; all randomness comes from the generator.
+
+        ``users`` are their rows in the training data.
+        """
 
 
 def gaussian_kl(posterior: GaussianPosterior) -> Float[Tensor, " users"]:

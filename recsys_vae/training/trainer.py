@@ -1,4 +1,4 @@
-"""Trains a VAE with Lightning: one call, from a model with fresh weights to a model with its best ones."""
+"""Trains by gradient steps, with Lightning: one call, from a model with fresh weights to one with its best."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import EarlyStopping, RichProgressBar
 
 from recsys_vae.errors import UserError
-from recsys_vae.models import MultinomialVAE
+from recsys_vae.models import GradientModel
 from recsys_vae.models.base import check_interval, check_positive
 from recsys_vae.training.allocator import keep_freed_memory
 from recsys_vae.training.callbacks import (
@@ -91,7 +91,7 @@ class VAETrainer:
 
     def fit(
         self,
-        model: MultinomialVAE,
+        model: GradientModel,
         datamodule: pl.LightningDataModule,
         validate: Validate,
         *,
