@@ -1,6 +1,7 @@
 """Recommenders: histories in, item scores out. One file per recommender, named as its paper names it."""
 
 from recsys_vae.models.base import ClosedFormModel, RecommenderModel
+from recsys_vae.models.bpmf import BPMF
 from recsys_vae.models.chow_liu import ChowLiu
 from recsys_vae.models.gaussian_posterior import GaussianPosterior
 from recsys_vae.models.gmrf import GMRF
@@ -21,6 +22,7 @@ from recsys_vae.models.sparse_rows import SparseRows
 from recsys_vae.models.wmf import WMF
 
 __all__ = [
+    "BPMF",
     "DLAE",
     "EASE",
     "EDLAE",

@@ -273,7 +273,7 @@ def test_a_split_by_time_of_a_table_without_times(refused, good, split) -> None:
         (["train", "model=eas"], ["model", "'eas'", "did you mean 'ease'?"]),
         (
             ["train", "model=resnet"],
-            ["model", "'resnet'", "expected one of chow_liu, "],
+            ["model", "'resnet'", "expected one of bpmf, chow_liu, "],
         ),
         (["train", "split=tempral"], ["split", "'tempral'", "did you mean 'temporal'?"]),
         (["train", "mdoel=ease"], ["mdoel", "did you mean 'model'?"]),
@@ -728,7 +728,7 @@ def command(*arguments: str, cwd: Path, **options: object) -> subprocess.Complet
         (["trian"], "'trian': unknown verb; did you mean 'train'?"),
         (
             ["train", "model=eas"],
-            "model: came 'eas', expected one of chow_liu, ",
+            "model: came 'eas', expected one of bpmf, chow_liu, ",
         ),
         (["recommend", "run=none", "user=1"], "run: expected a run directory, none does not exist"),
     ],
