@@ -36,7 +36,7 @@ import hydra
 import scipy.sparse
 import torch
 from machine import describe_machine
-from reproduce_accuracy import read_split
+from peer_split import read_split
 from rich.console import Console
 from rich.table import Table as RichTable
 

@@ -30,8 +30,7 @@ import pyarrow.parquet as pq
 import scipy.sparse as sp
 import torch
 from machine import describe_machine
-from peer_split import write_peer_split
-from reproduce_accuracy import read_split
+from peer_split import read_split, write_peer_split
 from rich.console import Console
 from rich.table import Table
 

@@ -32,11 +32,10 @@ import pandas as pd
 from machine import describe_machine
 from peer_environment import PeerEnvironmentError
 from peer_ranking import SELECTED_BY
+from peer_split import read_split
 from peer_table import chosen, markdown, table_rows
 from peer_trial import Options, Record, System, read_systems, run_ours, run_peer
 
-from recsys_vae.cli.config import compose_config
-from recsys_vae.cli.stages import filter_ratings, load_ratings, split_interactions
 from recsys_vae.errors import UserError
 
 CATALOGUE = Path(__file__).with_suffix(".yaml")
@@ -76,14 +75,21 @@ class Results:
         partial.replace(self.path)
 
 
-def fill(systems: Sequence[System], results: Results, options: argparse.Namespace) -> dict[str, list[Record]]:
-    """Run what is lacking; return each system's chosen trial on every split. A failure leaves its system out."""
+def fill(
+    systems: Sequence[System],
+    results: Results,
+    options: argparse.Namespace,
+    left_out: dict[str, str] | None = None,
+) -> dict[str, list[Record]]:
+    """Run what is lacking; return each system's chosen trial on every split.
+
+    A failure leaves its system out, and the last line of its message in ``left_out``.
+    """
     picked: dict[str, list[Record]] = {system.name: [] for system in systems}
     machine = describe_machine()
     shared = Options(options.overrides, options.folder, options.recvae_reference, options.threads)
     for seed in options.seeds:
-        config = compose_config("train", [*options.overrides, f"seed={seed}"])
-        split = split_interactions(config, filter_ratings(config, load_ratings(config)).interactions)
+        split = read_split(options.overrides, seed)
         for system in systems:
             if system.name not in picked:
                 continue
@@ -114,6 +120,8 @@ def fill(systems: Sequence[System], results: Results, options: argparse.Namespac
                     )
             except (UserError, PeerEnvironmentError) as error:
                 print(f"{system.name}: left out: {error}", file=sys.stderr)
+                if left_out is not None:
+                    left_out[system.name] = str(error).splitlines()[-1]
                 del picked[system.name]
                 continue
             picked[system.name].append(chosen(trials, settings))

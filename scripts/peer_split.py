@@ -1,4 +1,4 @@
-"""Hand a split to another author's program: SciPy matrices in a folder, users by the items of the training users."""
+"""Make a split, and hand it to another author's program: SciPy matrices, users by the items of the training users."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ from pathlib import Path
 
 import scipy.sparse as sp
 
+from recsys_vae.cli.config import compose_config
+from recsys_vae.cli.stages import filter_ratings, load_ratings, split_interactions
 from recsys_vae.interactions import Split
+
+
+def read_split(overrides: list[str], seed: int) -> Split:
+    """Make the split that ``recsys-vae train`` makes."""
+    config = compose_config("train", [*overrides, f"seed={seed}"])
+    return split_interactions(config, filter_ratings(config, load_ratings(config)).interactions)
 
 
 def write_peer_split(split: Split, folder: Path) -> Path:

@@ -21,12 +21,16 @@ def chosen(trials: Sequence[Record], settings: Sequence[Any]) -> Record:
 
 
 def users_of(trials: Sequence[Record], folder: Path) -> pd.DataFrame:
-    """Every user's metrics, averaged over the splits that test the user.
+    """Every user's metrics, averaged over the splits that test the user."""
+    return mean_of_splits([pd.read_parquet(folder / trial["per_user"]) for trial in trials])
+
+
+def mean_of_splits(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """One row a user.
 
     A user may be tested in several splits, and is one user all the same: so that the randomisation test flips the
     sign of users, not of pairs of a user and a split.
     """
-    tables = [pd.read_parquet(folder / trial["per_user"]) for trial in trials]
     return pd.concat(tables).groupby("user_id", sort=True)[list(METRICS)].mean().reset_index()
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,10 +28,10 @@ from machine import describe_machine
 from numpy_ease import ease_scores
 from numpy_metrics import NDCG_AT, RECALL_AT, ranking_metrics, summary
 from peer_environment import peer_python
-from peer_split import write_peer_split
+from peer_split import read_split, write_peer_split
+from peer_trial import Options, System, run_ours
 
 from recsys_vae.cli.config import compose_config
-from recsys_vae.cli.stages import filter_ratings, load_ratings, split_interactions
 from recsys_vae.interactions import Split
 
 MODELS = ("mult_vae", "mult_dae", "ppca", "ease", "gmrf", "ising", "chow_liu", "item_knn", "popularity")
@@ -40,32 +39,18 @@ METRICS = (f"ndcg@{NDCG_AT}", *(f"recall@{k}" for k in RECALL_AT))
 Figures = dict[str, Any]
 
 
-def ours(model: str, overrides: list[str], seed: int, threads: int) -> Figures:
+def ours(model: str, overrides: list[str], split: Split, seed: int, threads: int) -> Figures:
     """Train by the command line; return the test means, the validation score and the seconds."""
-    with tempfile.TemporaryDirectory() as name:
-        run = Path(name) / "run"
-        arguments = [*overrides, f"model={model}", f"seed={seed}", f"run={run}", "trainer.tensorboard=false"]
-        arguments = (
-            arguments[:-1] if compose_config("train", [f"model={model}"]).trainer is None else arguments
-        )
-        command = [sys.executable, "-m", "recsys_vae", "train", *arguments]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        record = json.loads((run / "metrics.json").read_text())
-        split = json.loads((run / "split.json").read_text())
+    system = System(model, model, ([],))
+    record = run_ours(system, [], split, seed, Options(overrides, Path(), None, threads))
+    per_user = record.pop("per_user").loc[lambda table: table["n_target"] > 0, list(METRICS)]
+    errors = per_user.sem()
     return {
-        "test": {metric: record["test"][metric] for metric in METRICS},
-        "validation": record["validation"][METRICS[0]]["mean"],
-        "best_epoch": record.get("best_epoch"),
-        "n_test_users": record["n_test_users"],
-        "seconds": record["seconds"],
-        "split_sha256": split["sha256"],
+        "test": {m: {"mean": float(per_user[m].mean()), "stderr": float(errors[m])} for m in METRICS},
+        "n_test_users": len(per_user),
+        "split_sha256": split.sha256,
+        **{key: record[key] for key in ("validation", "best_epoch", "seconds")},
     }
-
-
-def read_split(overrides: list[str], seed: int) -> Split:
-    """Make the split that ``recsys-vae train`` makes."""
-    config = compose_config("train", [*overrides, f"seed={seed}"])
-    return split_interactions(config, filter_ratings(config, load_ratings(config)).interactions)
 
 
 def numpy_ease(split: Split) -> Figures:
@@ -148,7 +133,9 @@ def main() -> int:
             fill(
                 model,
                 seed,
-                lambda model=model, seed=seed: ours(model, options.overrides, seed, options.threads),
+                lambda model=model, split=split, seed=seed: ours(
+                    model, options.overrides, split, seed, options.threads
+                ),
             )
         if "ease" in options.models:
             fill("ease in NumPy", seed, lambda split=split: numpy_ease(split))
