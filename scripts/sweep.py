@@ -47,11 +47,18 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=20, help="of each model")
     parser.add_argument("--metric", default="ndcg@100", help="on the validation users, higher is better")
     parser.add_argument("--storage", type=Path, required=True, help="journal file; resumed where it exists")
-    parser.add_argument("--spaces", type=Path, default=bundled_path("configs", "sweep"), help="folder of MODEL.yaml")
+    parser.add_argument(
+        "--spaces", type=Path, default=bundled_path("configs", "sweep"), help="folder of MODEL.yaml"
+    )
     parser.add_argument("--output", type=Path, help="JSON")
     parser.add_argument("--markdown", type=Path, help="where to write the table too")
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="leave DATASET_MODEL.yaml of each model there")
+    parser.add_argument(
+        "--write", type=Path, metavar="FOLDER", help="leave DATASET_MODEL.yaml of each model there"
+    )
     options = parser.parse_intermixed_args(arguments)
+    # --models takes all that follows it; what has a value is no model's name.
+    options.overrides += [name for name in options.models if "=" in name]
+    options.models = [name for name in options.models if "=" not in name]
     if options.trials < 1:
         parser.error("--trials: expected at least 1")
     return options
@@ -60,17 +67,23 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def sweep(options: argparse.Namespace) -> list[Record]:
     """Run what is missing of every study; everything is checked before the first trial."""
     if importlib.util.find_spec("optuna") is None:
-        raise UserError("optuna: expected the extra [sweep], which is not installed: pip install 'recsys-vae[sweep]'")
+        raise UserError(
+            "optuna: expected the extra [sweep], which is not installed: pip install 'recsys-vae[sweep]'"
+        )
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
     known = spaces(options.spaces)
     for model in options.models:
         if model not in known:
-            raise UserError(f"--models: came {model!r}, which {options.spaces} does not have; {nearest(model, known)}")
+            raise UserError(
+                f"--models: came {model!r}, which {options.spaces} does not have; {nearest(model, known)}"
+            )
     for override in options.overrides:
         if override.partition("=")[0] in ("model", "run", "resume", "evaluation.metrics", "trainer.monitor"):
-            raise UserError(f"{override}: not of a sweep; --models and --metric say what is tuned and by what")
+            raise UserError(
+                f"{override}: not of a sweep; --models and --metric say what is tuned and by what"
+            )
     config = compose_config("train", options.overrides)
     set_threads(config.threads)
     tasks = []
@@ -83,7 +96,10 @@ def sweep(options: argparse.Namespace) -> list[Record]:
     split = without_test_users(read_split(config))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(options.storage)))
-    return [run_study(task, split, storage, lambda line: print(line, file=sys.stderr, flush=True)) for task in tasks]
+    return [
+        run_study(task, split, storage, lambda line: print(line, file=sys.stderr, flush=True))
+        for task in tasks
+    ]
 
 
 def cells(record: Record) -> list[str]:
@@ -100,20 +116,32 @@ def cells(record: Record) -> list[str]:
 
 def rounded(values: Record) -> Record:
     """Six digits are enough to tell."""
-    return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in values.items()}
+    return {
+        key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in values.items()
+    }
 
 
 def experiment(record: Record, options: argparse.Namespace, date: str) -> str:
     """The file of ``configs/experiment`` that says how the best setting was found and chooses it."""
     config = compose_config("train", options.overrides)
-    groups = [name for name in ("dataset", "filters", "split") if any(o.startswith(f"{name}=") for o in options.overrides)]
+    groups = [
+        name
+        for name in ("dataset", "filters", "split")
+        if any(o.startswith(f"{name}=") for o in options.overrides)
+    ]
     given = {o.partition("=")[0]: o.partition("=")[2] for o in options.overrides}
     chosen = [{f"override /{name}": given[name]} for name in groups]
     chosen += [] if "dataset" in groups else [{"override /dataset": config.dataset.name}]
     settings: Record = {}
-    values = {key: yaml.safe_load(v) for key, v in given.items() if key.split(".")[0] in ("filters", "split", "trainer")}
+    values = {
+        key: yaml.safe_load(v)
+        for key, v in given.items()
+        if key.split(".")[0] in ("filters", "split", "trainer")
+    }
     values = {key: value for key, value in values.items() if "." in key}
-    values |= {k: yaml.safe_load(v) if isinstance(v, str) else v for k, v in rounded(record["values"]).items()}
+    values |= {
+        k: yaml.safe_load(v) if isinstance(v, str) else v for k, v in rounded(record["values"]).items()
+    }
     for key, value in values.items():
         *parents, last = key.split(".")
         section = settings
@@ -139,7 +167,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
         if options.write is not None and any(o.startswith("experiment=") for o in options.overrides):
-            raise UserError("--write: expected no experiment=..., since an experiment cannot choose another one")
+            raise UserError(
+                "--write: expected no experiment=..., since an experiment cannot choose another one"
+            )
         if options.write is not None and not options.write.is_dir():
             raise UserError(f"--write: expected a folder, came {options.write}")
         records = sweep(options)
@@ -158,7 +188,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     date = datetime.now(UTC).date().isoformat()
     files = {
         options.markdown: "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n",
-        options.output: json.dumps({"overrides": options.overrides, "date": date, "models": records}, indent=2) + "\n",
+        options.output: json.dumps(
+            {"overrides": options.overrides, "date": date, "models": records}, indent=2
+        )
+        + "\n",
     }
     if options.write is not None:
         stem = dataset_name(compose_config("train", options.overrides))

@@ -1,4 +1,4 @@
-"""What ``sweep.py`` searches: for each key of ``recsys-vae train`` a range or a list, from ``configs/sweep/MODEL.yaml``."""
+"""What ``sweep.py`` searches, from ``configs/sweep/MODEL.yaml``: a range or a list for keys of ``recsys-vae train``."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ def defaults_of(model: str, space: list[Dimension], overrides: list[str]) -> dic
         UserError: a key that the model does not have, a value of another kind, a default outside the space.
     """
     for end in ("low", "high"):
-        values = {d.key: d.choices[0 if end == "low" else -1] if d.choices else getattr(d, end) for d in space}
+        values = {
+            d.key: d.choices[0 if end == "low" else -1] if d.choices else getattr(d, end) for d in space
+        }
         compose_config("train", [*overrides, f"model={model}", *overrides_of(values)])
     config = compose_config("train", [*overrides, f"model={model}"])
     defaults: dict[str, Value] = {}
@@ -98,7 +100,9 @@ def _dimension(path: Path, key: str, entry: Any) -> Dimension:
     if choices is not None:
         is_list = isinstance(choices, list) and len(choices) > 1
         if len(entry) > 1 or not is_list or not all(isinstance(choice, Value) for choice in choices):
-            raise UserError(f"{path}: {key}: expected two or more numbers or texts alone as choices, came {entry}")
+            raise UserError(
+                f"{path}: {key}: expected two or more numbers or texts alone as choices, came {entry}"
+            )
         return Dimension(key, choices=tuple(choices))
     numbers = [isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high)]
     if not all(numbers) or not low < high or isinstance(low, int) != isinstance(high, int):
@@ -107,5 +111,7 @@ def _dimension(path: Path, key: str, entry: Any) -> Dimension:
             f"came low={low!r}, high={high!r}"
         )
     if log not in (None, True, False) or (log and low <= 0):
-        raise UserError(f"{path}: {key}: expected log: true with a low above 0, came log={log!r}, low={low!r}")
+        raise UserError(
+            f"{path}: {key}: expected log: true with a low above 0, came log={log!r}, low={low!r}"
+        )
     return Dimension(key, low, high, bool(log))

@@ -120,9 +120,7 @@ def chosen_files(verb: str, arguments: Sequence[str]) -> list[tuple[str, str, li
 def _verb_groups(verb: str) -> tuple[str, ...]:
     """The groups that the verb's file lists, in its order."""
     verb_file: Any = OmegaConf.load(bundled_path("configs", f"{verb}.yaml"))
-    return tuple(
-        str(key) for entry in verb_file.get("defaults") or [] if entry != "_self_" for key in entry
-    )
+    return tuple(str(key) for entry in verb_file.get("defaults") or [] if entry != "_self_" for key in entry)
 
 
 def _normalise(argument: str) -> str:
