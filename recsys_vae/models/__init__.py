@@ -1,8 +1,7 @@
 """Recommenders: histories in, item scores out. One file per recommender, named as its paper names it."""
 
-from recsys_vae.models.base import ClosedFormModel, RecommenderModel
-from recsys_vae.models.bpmf import BPMF
 from recsys_vae.models.base import ClosedFormModel, GradientModel, RecommenderModel
+from recsys_vae.models.bpmf import BPMF
 from recsys_vae.models.chow_liu import ChowLiu
 from recsys_vae.models.diff_rec import DiffRec
 from recsys_vae.models.gaussian_posterior import GaussianPosterior
