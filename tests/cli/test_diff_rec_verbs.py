@@ -57,7 +57,7 @@ def test_an_interrupted_run_resumes_to_the_byte(run, tmp_path, monkeypatch) -> N
             raise KeyboardInterrupt
 
     monkeypatch.setattr(RunWriter, "write_history", stop_after_five)
-    assert main(["train", *SETTINGS, f"run={tmp_path / 'run'}"]) != 0
+    assert main(["train", *SETTINGS, f"run={tmp_path / 'run'}"]) == 130
     monkeypatch.undo()
     assert (tmp_path / "run.partial").is_dir()
     assert main(["train", *SETTINGS, f"run={tmp_path / 'run'}", "resume=true"]) == 0
