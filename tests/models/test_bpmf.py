@@ -190,17 +190,20 @@ def geweke(unobserved_weight: float, n_chains: int = 8, n_sweeps: int = 150) -> 
     return float(((draws.mean(dim=(0, 1)) - fresh.mean(dim=0)) / error).abs().max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unobserved_weight", [0.0, 0.4])
 def test_joint_distribution(unobserved_weight) -> None:
     assert geweke(unobserved_weight) < 4.5
 
 
+@pytest.mark.slow
 def test_joint_distribution_finds_hyper_parameters_that_forget_the_rows(monkeypatch) -> None:
     right = NormalWishart.draw
     monkeypatch.setattr(NormalWishart, "draw", lambda self, rows, generator: right(self, rows[:0], generator))
     assert geweke(0.4) > 6.0
 
 
+@pytest.mark.slow
 def test_joint_distribution_finds_draws_that_are_too_narrow(monkeypatch) -> None:
     right = Conditional.at
     monkeypatch.setattr(Conditional, "at", lambda self, noise: right(self, 0.5 * noise))
