@@ -83,7 +83,7 @@ def fill(
 ) -> dict[str, list[Record]]:
     """Run what is lacking; return each system's chosen trial on every split.
 
-    A failure leaves its system out, and the last line of its message in ``left_out``.
+    A failure leaves its system out, and its message in ``left_out``: of `recsys-vae`, the last.
     """
     picked: dict[str, list[Record]] = {system.name: [] for system in systems}
     machine = describe_machine()
@@ -121,7 +121,7 @@ def fill(
             except (UserError, PeerEnvironmentError) as error:
                 print(f"{system.name}: left out: {error}", file=sys.stderr)
                 if left_out is not None:
-                    left_out[system.name] = str(error).splitlines()[-1]
+                    left_out[system.name] = str(error).rpartition("recsys-vae: ")[2]
                 del picked[system.name]
                 continue
             picked[system.name].append(chosen(trials, settings))

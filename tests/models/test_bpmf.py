@@ -203,6 +203,7 @@ def test_joint_distribution_finds_hyper_parameters_that_forget_the_rows(monkeypa
     assert geweke(0.4) > 6.0
 
 
+@pytest.mark.slow
 def test_joint_distribution_finds_draws_that_are_too_narrow(monkeypatch) -> None:
     right = Conditional.at
     monkeypatch.setattr(Conditional, "at", lambda self, noise: right(self, 0.5 * noise))
