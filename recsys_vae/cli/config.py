@@ -100,18 +100,27 @@ def chosen_files(verb: str, arguments: Sequence[str]) -> list[tuple[str, str, li
     overrides = [_normalise(argument) for argument in arguments if _is_override(argument)]
     _check_choices(config_dir, overrides)
     groups = _groups(config_dir)
-    verb_file: Any = OmegaConf.load(config_dir / f"{verb}.yaml")
-    defaults = verb_file.get("defaults") or []
-    chosen = {str(key): str(entry[key]) for entry in defaults if entry != "_self_" for key in entry}
-    given = dict(override.split("=", 1) for override in overrides)
-    chosen |= {group: given[group] for group in chosen if group in given}
-    settings = config_defaults(verb, tuple(f"{group}={choice}" for group, choice in chosen.items()))
-    # A model in closed form sets trainer to null.
+    given = [override for override in overrides if override.partition("=")[0] in _verb_groups(verb)]
+    with initialize_config_dir(str(config_dir), version_base="1.3", job_name=verb):
+        settings = compose(verb, given, return_hydra_config=True)
+    # An experiment chooses among the other groups. A model in closed form sets trainer to null.
+    chosen = {
+        group: settings.hydra.runtime.choices[group]
+        for group in _verb_groups(verb)
+        if group not in settings or settings[group] is not None
+    }
     return [
         (group, choice, groups[group], config_dir / group / f"{choice}.yaml")
         for group, choice in chosen.items()
-        if settings[group] is not None
+        if choice is not None
     ]
+
+
+@functools.cache
+def _verb_groups(verb: str) -> tuple[str, ...]:
+    """The groups that the verb's file lists, in its order."""
+    verb_file: Any = OmegaConf.load(bundled_path("configs", f"{verb}.yaml"))
+    return tuple(str(key) for entry in verb_file.get("defaults") or [] if entry != "_self_" for key in entry)
 
 
 def _normalise(argument: str) -> str:
@@ -209,7 +218,7 @@ def _check_types(verb: str, config_dir: Path, overrides: Sequence[str], config: 
 
 def _explain(verb: str, config_dir: Path, overrides: Sequence[str], error: Exception) -> UserError:
     """Find the override that is to blame and say what would have been valid."""
-    groups = set(_groups(config_dir)) & set(config_defaults(verb))
+    groups = set(_verb_groups(verb))
     choices = [o for o in overrides if o.partition("=")[0] in groups]
     try:
         valid = set(_leaf_keys(config_defaults(verb, tuple(choices))))

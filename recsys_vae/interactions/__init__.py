@@ -4,6 +4,7 @@
 """
 
 from recsys_vae.interactions.leave_last_out import LeaveLastOut
+from recsys_vae.interactions.liang2018 import Liang2018
 from recsys_vae.interactions.matrix import HeldOut, Interactions, Split
 from recsys_vae.interactions.ratings import FilterCounts, FilteredRatings, filter_ratings, to_interactions
 from recsys_vae.interactions.ratings_table import RatingsTable
@@ -18,6 +19,7 @@ __all__ = [
     "HeldOut",
     "Interactions",
     "LeaveLastOut",
+    "Liang2018",
     "RatingsTable",
     "Split",
     "StrongGeneralisation",
