@@ -6,8 +6,8 @@
 #
 # FOLDER receives a run directory for each model; those that are there already are kept, and an interrupted one is
 # carried on. The overrides go to every `recsys-vae train`. MODELS chooses among the models, PYTHON the interpreter.
-# The VAEs of the paper train with its code's settings: batches of 500, 200 epochs, the KL weight up to 0.2 at step
-# 40,000 (171 epochs); the paper gives NDCG@100 0.426 for Mult-VAE and 0.419 for Mult-DAE.
+# The VAEs of the paper train with its code's settings: batches of 500, 200 epochs, Adam at 1e-3, the KL weight
+# up to 0.2 at step 40,000 (171 epochs); the paper gives NDCG@100 0.426 for Mult-VAE and 0.419 for Mult-DAE.
 set -euo pipefail
 
 if [ $# -lt 1 ] || [[ $1 == -* ]] || [[ $1 == *=* ]]; then
@@ -29,7 +29,10 @@ for model in $models; do
     fi
     settings=()
     case $model in
-        mult_vae | mult_dae) settings+=(trainer.batch_size=500 trainer.max_epochs=200 trainer.patience=50) ;;
+        mult_vae | mult_dae)
+            settings+=(trainer.batch_size=500 trainer.max_epochs=200 trainer.patience=200)
+            settings+=(trainer.optimiser.lr=1e-3 trainer.learning_rate_schedule.final_factor=1.0)
+            ;;
     esac
     if [ "$model" = mult_vae ]; then
         settings+=(trainer.kl_schedule.epochs=171)

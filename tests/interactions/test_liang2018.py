@@ -20,10 +20,10 @@ def made_up_ratings(path: Path, seed: int = 3) -> Path:
     """A ratings.csv as in ml-20m: half stars, rare movies, users with few ratings, ordered by user, then movie."""
     generator = np.random.default_rng(seed)
     lines = []
-    movies = np.sort(generator.choice(np.arange(1, 5000), 150, replace=False))
-    popularity = 1.0 / np.arange(1, 151) ** 1.3
+    movies = np.sort(generator.choice(np.arange(1, 5000), 400, replace=False))
+    popularity = 1.0 / np.arange(1, 401) ** 0.7
     for user in np.sort(generator.choice(np.arange(1, 2000), 200, replace=False)):
-        n = int(generator.integers(2, 40))
+        n = int(generator.integers(2, 25))
         taken = np.sort(generator.choice(movies, n, replace=False, p=popularity / popularity.sum()))
         for movie in taken:
             rating = generator.choice([0.5, 1.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0])
