@@ -81,6 +81,27 @@ def run(config: DictConfig) -> Path:
     return final
 
 
+def read_split(config: DictConfig) -> Split:
+    """The split that :func:`run` trains on."""
+    refuse_null("train", config)
+    return _split(config)
+
+
+def fit_and_validate(
+    config: DictConfig, split: Split, on_epoch: Callable[[Any], None] = lambda row: None
+) -> EvaluationResult:
+    """Train as :func:`run` does, without a run directory, and judge the model on the validation users alone.
+
+    ``on_epoch`` receives a row of figures after each epoch, where the model has epochs; what it raises ends the fit.
+    """
+    quiet_lightning()
+    refuse_null("train", config)
+    check_metric_depth("evaluation.metrics", config.evaluation.metrics, split.train.n_items)
+    model = _model(config, split)
+    _fit(config, model, split, None, on_epoch)
+    return _evaluate(config, model, split, "validation")
+
+
 def _train(config: DictConfig, writer: RunWriter) -> None:
     seconds: dict[str, float] = {}
     with _timed(seconds, "load"):
@@ -197,10 +218,10 @@ def _fit_hybrid(
     on_epoch: Callable[[Any], None],
 ) -> Fit | None:
     """Each path on its own, and then how to add them up, on the validation users."""
-    if writer is not None:  # further processes have a share in the gradient steps only
+    if is_first_process():  # the others have a share in the gradient steps only
         model.linear.fit(split.train.matrix)
     fit = _fit(config, model.variational, split, writer, on_epoch)
-    if writer is not None:
+    if is_first_process():
         choose_fusion(
             model,
             split.validation,
