@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 from sweep_space import overrides_of, read_space, spaces
@@ -123,22 +124,13 @@ def rounded(values: Record) -> Record:
 
 def experiment(record: Record, options: argparse.Namespace, date: str) -> str:
     """The file of ``configs/experiment`` that says how the best setting was found and chooses it."""
-    config = compose_config("train", options.overrides)
-    groups = [
-        name
-        for name in ("dataset", "filters", "split")
-        if any(o.startswith(f"{name}=") for o in options.overrides)
-    ]
-    given = {o.partition("=")[0]: o.partition("=")[2] for o in options.overrides}
-    chosen = [{f"override /{name}": given[name]} for name in groups]
-    chosen += [] if "dataset" in groups else [{"override /dataset": config.dataset.name}]
+    config = compose_config("train", [*options.overrides, f"model={record['model']}"])
+    given = dict(override.split("=", 1) for override in options.overrides)
+    chosen = [{f"override /{name}": given[name]} for name in ("dataset", "filters", "split") if name in given]
+    chosen += [] if "dataset" in given else [{"override /dataset": config.dataset.name}]
     settings: Record = {}
-    values = {
-        key: yaml.safe_load(v)
-        for key, v in given.items()
-        if key.split(".")[0] in ("filters", "split", "trainer")
-    }
-    values = {key: value for key, value in values.items() if "." in key}
+    sections = ("filters.", "split.", "trainer.")
+    values = {key: OmegaConf.select(config, key) for key in given if key.startswith(sections)}
     values |= {
         k: yaml.safe_load(v) if isinstance(v, str) else v for k, v in rounded(record["values"]).items()
     }
