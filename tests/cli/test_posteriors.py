@@ -404,6 +404,13 @@ def test_an_interrupted_sample_is_carried_on(runs, tmp_path, monkeypatch) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.nc", "whole.nc"]
 
 
+# What a shell starts in the background ignores SIGINT, and so do the processes that it starts.
+INTERRUPTIBLE = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from recsys_vae.cli.main import main; sys.exit(main(sys.argv[1:]))"
+)
+
+
 @pytest.mark.end_to_end
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process here")
 def test_ctrl_c_and_resume_give_the_uninterrupted_file(runs, tmp_path) -> None:
@@ -413,7 +420,7 @@ def test_ctrl_c_and_resume_give_the_uninterrupted_file(runs, tmp_path) -> None:
     ]
     assert main(["sample", *settings, f"output={tmp_path / 'whole.nc'}"]) == 0
     output, partial = tmp_path / "again.nc", tmp_path / "again.nc.partial"
-    command = [sys.executable, "-m", "recsys_vae", "sample", *settings, f"output={output}"]
+    command = [sys.executable, "-c", INTERRUPTIBLE, "sample", *settings, f"output={output}"]
     with (tmp_path / "output.txt").open("w") as stream:
         process = subprocess.Popen(
             command, stdout=stream, stderr=stream, env=os.environ | {"OMP_NUM_THREADS": "1"}
