@@ -42,6 +42,8 @@ BATCH, HIDDEN, LATENT, N_HIDDEN_LAYERS = 500, 600, 200, 5
 VARIANTS = {
     "float32": (),
     "float32, gradient_share=0.2": ("trainer.objective.gradient_share=0.2",),
+    # Numbers in float32, products of matrices in bfloat16 where the CPU has it.
+    "float32, products in bf16": ("trainer.float32_matmul_precision=medium",),
 }
 
 

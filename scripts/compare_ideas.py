@@ -6,7 +6,8 @@
 Each fit is a `recsys-vae train` in a process of its own, of the splits and settings of ``benchmark_peers.py``: of the
 first --trials settings under ``ours`` in ``benchmark_peers.yaml``, the one with the best NDCG@100 of the validation
 users is tested. That budget is the same for all models; one with fewer settings there is refused, but for a model that
-is not in the file at all, which has nothing to choose and is run as it is.
+is not in the file at all, which has nothing to choose and is run as it is. With --tune first the choice is made on the
+first split alone, and the others take it.
 
 Differences are tested against ease's, user by user, and corrected by Holm for all models and metrics (by length of
 history: for the lengths too). OUTPUT holds every trial, and OUTPUT.per_user its metrics of every test user; what is
@@ -37,6 +38,7 @@ from recsys_vae.evaluation.holm import holm
 # Enough for a p below 0.05 after Holm among 900 tests.
 PERMUTATIONS = 20_000
 SIGNIFICANT = 0.05
+SPLITS_TUNED_ON = {"every": "every split", "first": "the first split"}
 
 
 def every_model() -> list[str]:
@@ -148,7 +150,7 @@ def length_table(table: pd.DataFrame, order: Sequence[str]) -> str:
 def budget_line(systems: Sequence[System], options: argparse.Namespace, left_out: dict[str, str]) -> str:
     """What was tried, and what could not be."""
     fixed = [system.name for system in systems if system.trials == ([],)]
-    said = f"Settings tried on the validation users of every split: {options.trials} a model"
+    said = f"Settings tried on the validation users of {SPLITS_TUNED_ON[options.tune]}: {options.trials} a model"
     if fixed and options.trials > 1:
         said += f" ({', '.join(fixed)}: nothing to choose)"
     said += f"; seeds {', '.join(map(str, options.seeds))}. ± is the standard error"
@@ -169,13 +171,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", help="names of configs/model; left out: all")
     parser.add_argument("--against", default="ease", help="the model that the tests compare with")
     parser.add_argument("--trials", type=int, default=1, help="settings tried for each model on each split")
+    parser.add_argument(
+        "--tune", choices=("every", "first"), default="every", help="which splits are tuned on"
+    )
     parser.add_argument("--catalogue", type=Path, default=CATALOGUE, help="YAML with the settings")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
     if min(options.threads, options.trials) < 1:
         parser.error("--threads, --trials: expected at least 1")
-    # What fill asks for besides: there are no peers, and every split is tuned on.
-    options.folder, options.recvae_reference, options.tune = Path(), None, "every"
+    # What fill asks for besides: there are no peers.
+    options.folder, options.recvae_reference = Path(), None
     return options
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ from recsys_vae.training.objective import Objective
 # The weights stay in float32: Adam's small steps vanish in anything shorter.
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32")
 
+# torch.set_float32_matmul_precision's: full products, or faster ones of float32 numbers in TF32 or bfloat16.
+_MATMUL_PRECISIONS = ("highest", "high", "medium")
+
 _DDP_IN_TURN = "ddp_find_unused_parameters_true"
 
 # Lightning starts the command again for every further device; those processes find the run directory here.
@@ -58,6 +61,7 @@ class VAETrainer:
     """Settings of a training run; ``configs/trainer`` documents each.
 
     ``accelerator``, ``devices``, ``precision`` and ``strategy`` are handed to Lightning as they are.
+    ``float32_matmul_precision`` holds while gradients are computed; validation multiplies as the caller does.
     """
 
     max_epochs: int
@@ -71,6 +75,7 @@ class VAETrainer:
     accelerator: str = "auto"
     devices: int | str | list[int] = 1
     precision: str | int = "32-true"
+    float32_matmul_precision: str = "highest"
     strategy: str = "auto"
     checkpoint_seconds: float = 30.0
     progress_bar: bool = True
@@ -83,6 +88,11 @@ class VAETrainer:
         if str(self.precision) not in _PRECISIONS:
             raise UserError(
                 f"trainer.precision: expected one of {', '.join(_PRECISIONS)}, came {self.precision!r}"
+            )
+        if self.float32_matmul_precision not in _MATMUL_PRECISIONS:
+            raise UserError(
+                f"trainer.float32_matmul_precision: expected one of {', '.join(_MATMUL_PRECISIONS)}, "
+                f"came {self.float32_matmul_precision!r}"
             )
         try:
             self.optimiser([{"params": [torch.nn.Parameter(torch.zeros(1))]}])
@@ -116,7 +126,13 @@ class VAETrainer:
         inherited = os.environ.get(_DIRECTORY_VARIABLE)
         if directory is None and inherited is not None:
             directory = Path(inherited)
-        keep_best = ValidateAndKeepBest(validate, self.monitor, on_epoch)
+        around = torch.get_float32_matmul_precision()
+
+        def validate_as_the_caller(model: GradientModel) -> Mapping[str, float]:
+            with _matmul_precision(around):
+                return validate(model)
+
+        keep_best = ValidateAndKeepBest(validate_as_the_caller, self.monitor, on_epoch)
         callbacks: list[pl.Callback] = [
             pl.callbacks.LambdaCallback(on_train_start=lambda trainer, _: on_start(trainer.current_epoch)),
             keep_best,
@@ -153,7 +169,7 @@ class VAETrainer:
                 "ignore", message=".*number of training batches.*smaller than the logging"
             )
             try:
-                with _told_to_further_processes(directory):
+                with _told_to_further_processes(directory), _matmul_precision(self.float32_matmul_precision):
                     trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
             except SystemExit:  # what Lightning makes of Ctrl-C
                 if not trainer.interrupted:
@@ -206,6 +222,17 @@ def _told_to_further_processes(directory: Path | None) -> Iterator[None]:
         yield
     finally:
         os.environ.pop(_DIRECTORY_VARIABLE, None)
+
+
+@contextlib.contextmanager
+def _matmul_precision(name: str) -> Iterator[None]:
+    """How products of float32 matrices are computed meanwhile."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def supports_fast_bfloat16() -> bool:

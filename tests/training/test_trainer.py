@@ -250,3 +250,34 @@ def test_processes_share_the_users_without_overlap() -> None:
 def test_batch_size_out_of_range(batch_size) -> None:
     with pytest.raises(UserError, match="batch_size"):
         HistoryDataModule(MATRIX, batch_size)
+
+
+def test_products_are_less_precise_while_gradients_are_computed_and_not_when_validating():
+    seen: dict[str, set[str]] = {"training": set(), "validation": set()}
+
+    class Spy(MonteCarloELBO):
+        def __call__(self, *args, **kwargs):
+            seen["training"].add(torch.get_float32_matmul_precision())
+            return super().__call__(*args, **kwargs)
+
+    def validate(candidate: MultVAE) -> dict[str, float]:
+        seen["validation"].add(torch.get_float32_matmul_precision())
+        return agreement(candidate)
+
+    fit(validate=validate, objective=Spy(), float32_matmul_precision="medium")
+    assert seen == {"training": {"medium"}, "validation": {"highest"}}
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_the_precision_of_products_is_restored_when_training_fails():
+    def broken(candidate: MultVAE) -> dict[str, float]:
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        fit(validate=broken, float32_matmul_precision="high")
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_an_unknown_precision_of_products_is_refused():
+    with pytest.raises(UserError, match=r"^trainer\.float32_matmul_precision: expected one of highest, high"):
+        trainer(float32_matmul_precision="bf16")
