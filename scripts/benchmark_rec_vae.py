@@ -4,9 +4,9 @@
 
 CHECKOUT is a folder with the `model.py` of github.com/ilya-shenbin/RecVAE. An epoch is one whole alternation, three
 passes that train the encoder and one that trains the decoder, in batches of 500 and with the paper's layers: ours
-through the trainer that `recsys-vae train` uses, theirs in the loop of their `run.py` (rec_vae_peer.py). After each of
-our epochs comes one of theirs and one of the floor, so that all three meet the same load; the first round does not
-count. The ratios are of wall time, and of processor time, which other programs on the machine disturb less.
+through the trainer that `recsys-vae train` uses, theirs in the loop of their `run.py` (recvae_reference_peer.py).
+After each of our epochs comes one of theirs and one of the floor, so that all three meet the same load; the first
+round does not count. The ratios are of wall time, and of processor time, which other programs on the machine disturb less.
 
 The floor is the bare matrix products of an alternation, as few of them as its formulas need: see `AlternationFloor`.
 """
@@ -27,7 +27,7 @@ import scipy.sparse as sp
 import torch
 from benchmark_training import train
 from machine import describe_machine
-from rec_vae_peer import Peer
+from recvae_reference_peer import Reference
 from rich.console import Console
 from rich.table import Table
 from training_floor import dense_products, quickest, quickest_index, sparse_products
@@ -97,7 +97,8 @@ def measure(checkout: Path, overrides: list[str], epochs: int, variant: str) -> 
     """Seconds of every epoch but the first: ours, theirs and the floor, in turn."""
     config = compose_config("train", overrides)
     split = split_interactions(config, filter_ratings(config, load_ratings(config)).interactions)
-    peer = Peer(checkout, split.train.matrix, gamma=0.005)
+    paper = {"batch_size": BATCH, "hidden_dim": HIDDEN, "latent_dim": LATENT}
+    reference = Reference(checkout, split.train.matrix, paper, seed=config.seed)
     floor = AlternationFloor(split.train.matrix)
     seconds: dict[str, list[tuple[float, float]]] = {"ours": [], "theirs": [], "floor": []}
     began = (time.perf_counter(), time.process_time())
@@ -106,7 +107,7 @@ def measure(checkout: Path, overrides: list[str], epochs: int, variant: str) -> 
         nonlocal began
         ended = (time.perf_counter(), time.process_time())
         seconds["ours"].append((ended[0] - began[0], ended[1] - began[1]))
-        seconds["theirs"].append(timed(peer.train_epoch))
+        seconds["theirs"].append(timed(reference.train_epoch))
         seconds["floor"].append(timed(floor.run))
         began = (time.perf_counter(), time.process_time())
         return 0.0

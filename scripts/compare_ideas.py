@@ -150,7 +150,9 @@ def length_table(table: pd.DataFrame, order: Sequence[str]) -> str:
 def budget_line(systems: Sequence[System], options: argparse.Namespace, left_out: dict[str, str]) -> str:
     """What was tried, and what could not be."""
     fixed = [system.name for system in systems if system.trials == ([],)]
-    said = f"Settings tried on the validation users of {SPLITS_TUNED_ON[options.tune]}: {options.trials} a model"
+    said = (
+        f"Settings tried on the validation users of {SPLITS_TUNED_ON[options.tune]}: {options.trials} a model"
+    )
     if fixed and options.trials > 1:
         said += f" ({', '.join(fixed)}: nothing to choose)"
     said += f"; seeds {', '.join(map(str, options.seeds))}. ± is the standard error"

@@ -1,4 +1,4 @@
-"""The authors' loop as rec_vae_peer repeats it, on a made-up model with their interface; and the floor of an epoch."""
+"""The loop of RecVAE's authors, on a made-up model with their interface; and the floor of an epoch."""
 
 from __future__ import annotations
 
@@ -57,35 +57,49 @@ def scripts(monkeypatch):
 
 def test_an_epoch_is_three_of_the_encoder_and_one_of_the_decoder(checkout, scripts) -> None:
     matrix = random_histories(n_users=12, n_items=20)
-    peer = scripts("rec_vae_peer").Peer(checkout, matrix, 0.01, latent_dim=4, batch_size=8)
-    weights = peer.model.decoder.bias.detach().clone()
-    peer._run("encoder", n_epochs=1, dropout_rate=0.5)
-    assert torch.equal(peer.model.decoder.bias, weights)
-    peer.model.calls.clear()
-    peer.train_epoch()
+    settings = {"gamma": 0.01, "latent_dim": 4, "batch_size": 8}
+    reference = scripts("recvae_reference_peer").Reference(checkout, matrix, settings, seed=1)
+    weights = reference.model.decoder.bias.detach().clone()
+    reference.train_part("encoder", n_epochs=1, dropout=0.5)
+    assert torch.equal(reference.model.decoder.bias, weights)
+    reference.model.calls.clear()
+    reference.train_epoch()
     encoder, decoder = [(0.5, 0.01, 8), (0.5, 0.01, 4)], [(0, 0.01, 8), (0, 0.01, 4)]
-    assert peer.model.calls == [*encoder * 3, "prior", *decoder]
-    assert not torch.equal(peer.model.decoder.bias, weights)
+    assert reference.model.calls == [*encoder * 3, "prior", *decoder]
+    assert not torch.equal(reference.model.decoder.bias, weights)
 
 
-def test_the_best_weights_are_tested_by_our_metrics(checkout, tmp_path, scripts) -> None:
-    folder = tmp_path / "split"
+def test_the_best_weights_are_ranked_by(checkout, tmp_path, scripts) -> None:
+    folder, answer = tmp_path / "split", tmp_path / "answer"
     folder.mkdir()
     popular = np.zeros((12, 120), dtype=np.float32)
     popular[:, :5] = 1.0
     matrices = {"train": popular, "history": popular.copy(), "target": popular.copy()}
     matrices["history"][:, 3:] = 0.0
     matrices["target"][:, :3] = 0.0
-    for name in scripts("rec_vae_peer").PARTS:
+    for name in (
+        "train",
+        *(f"{part}_{kind}" for part in ("validation", "test") for kind in ("history", "target")),
+    ):
         sp.save_npz(folder / f"{name}.npz", sp.csr_array(matrices[name.rpartition("_")[2]]))
-    output = tmp_path / "result.json"
-    arguments = [str(checkout), str(folder), "--output", str(output), "--per-user", str(tmp_path / "u.npz")]
-    command = [sys.executable, str(SCRIPTS / "rec_vae_peer.py"), *arguments, "--epochs", "2"]
-    subprocess.run(command, check=True, capture_output=True)
-    result = json.loads(output.read_text())
-    assert result["test"]["recall@20"] == {"mean": 1.0, "stderr": 0.0, "n_users": 12}
-    assert result["validation"] == max(row["ndcg@100"] for row in result["curve"])
-    assert np.load(tmp_path / "u.npz")["ndcg@100"].shape == (12,)
+    arguments = [
+        str(folder),
+        "--settings",
+        '{"epochs": 2}',
+        "--checkout",
+        str(checkout),
+        "--output",
+        str(answer),
+    ]
+    subprocess.run(
+        [sys.executable, str(SCRIPTS / "recvae_reference_peer.py"), *arguments],
+        check=True,
+        capture_output=True,
+    )
+    assert set(np.load(answer / "test.npy")[0, :2]) == {3, 4}
+    report = json.loads((answer / "report.json").read_text())
+    assert report["best_epoch"] == 1 + int(np.argmax(report["curve"]))
+    assert report["n_epochs"] == 2
 
 
 def test_the_floor_has_the_products_of_an_alternation(monkeypatch, scripts) -> None:
