@@ -6,7 +6,7 @@ CHECKOUT is a folder with the `model.py` of github.com/ilya-shenbin/RecVAE. An e
 passes that train the encoder and one that trains the decoder, in batches of 500 and with the paper's layers: ours
 through the trainer that `recsys-vae train` uses, theirs in the loop of their `run.py` (recvae_reference_peer.py).
 After each of our epochs comes one of theirs and one of the floor, so that all three meet the same load; the first
-round does not count. The ratios are of wall time, and of processor time, which other programs on the machine disturb less.
+round does not count. The ratios are of wall time, and of processor time, which other programs disturb less.
 
 The floor is the bare matrix products of an alternation, as few of them as its formulas need: see `AlternationFloor`.
 """

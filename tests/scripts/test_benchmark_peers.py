@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import json
 import sys
@@ -269,7 +268,7 @@ def test_the_reference_recvae_alternates_as_its_authors_run_does(
     train = csr_array(np.maximum(random_histories(20, 130, density=0.2).toarray(), np.eye(20, 130)))
     task = protocol.Task(train, {"validation": history}, held_out.target, settings, 1, 1, tmp_path)
     load = reference.reference_model
-    module = load(task)
+    module = load(tmp_path)
     monkeypatch.setattr(reference, "reference_model", lambda _: module)
     fitted = reference.fit(task)
     encoder, decoder = (
@@ -282,7 +281,24 @@ def test_the_reference_recvae_alternates_as_its_authors_run_does(
     assert (scores[0] == 0).all()
     assert np.isfinite(scores).all()
     with pytest.raises(FileNotFoundError, match="--checkout"):
-        load(dataclasses.replace(task, checkout=tmp_path / "none"))
+        load(tmp_path / "none")
+
+
+def test_the_reference_recvae_trains_one_part_at_a_time(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(FAKE_RECVAE)
+    train = csr_array(np.maximum(random_histories(20, 130, density=0.2).toarray(), np.eye(20, 130)))
+    reference = importlib.import_module("recvae_reference_peer").Reference(tmp_path, train, {}, seed=1)
+
+    def weights() -> tuple[torch.Tensor, torch.Tensor]:
+        return tuple(part.weight.clone() for part in (reference.model.encoder, reference.model.decoder))
+
+    for index, name in enumerate(("encoder", "decoder")):
+        before = weights()
+        reference.train_part(name, n_epochs=1, dropout=0.5)
+        assert [torch.equal(*pair) for pair in zip(before, weights(), strict=True)] == [
+            index == 1,
+            index == 0,
+        ]
 
 
 def test_a_user_of_two_splits_counts_once(tmp_path: Path) -> None:
