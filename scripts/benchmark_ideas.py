@@ -1,10 +1,12 @@
 """Measure the factor models against other authors' programs; print a table, write JSON.
 
-    python scripts/benchmark_ideas.py dataset=ml-1m --implicit PYTHON --hpfrec PYTHON --myfm PYTHON --output ideas.json
+    pip install -e '.[bench]'
+    python scripts/benchmark_ideas.py dataset=ml-1m --output ideas.json
 
-Each PYTHON is that of an environment with the program (``pip install implicit``, and so on); one that is left out
-leaves its row out. Ours and the peer's turns alternate, on the same data with as many threads; seconds are those of an
-iteration, of the quickest turn, and the ratio is theirs over ours, above 1 where ours is quicker.
+The programs are those that this environment has; ``--implicit PYTHON``, and so on, names another environment with the
+program. One that is nowhere leaves its row out. Ours and the peer's turns alternate, on the same data with as many
+threads; seconds are those of an iteration, of the quickest turn, and the ratio is theirs over ours, above 1 where ours
+is quicker.
 
 implicit  ``wmf``: alternations of the same objective with the same steps of conjugate gradients, and test NDCG@100 at
           equal rank and regularisation. With --table also on a table such as synthetic_movielens20m.py writes.
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import importlib.util
 import json
 import subprocess
 import sys
@@ -252,7 +255,13 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help="JSON")
     measures = {"implicit": measure_implicit, "hpfrec": measure_hpfrec, "myfm": measure_myfm}
     for program in measures:
-        parser.add_argument(f"--{program}", type=Path, help=f"python of an environment with {program}")
+        here = Path(sys.executable) if importlib.util.find_spec(program) else None
+        parser.add_argument(
+            f"--{program}", type=Path, default=here, help=f"python of an environment with {program}"
+        )
+    parser.add_argument(
+        "--programs", nargs="+", choices=measures, default=list(measures), help="to compare with"
+    )
     parser.add_argument("--table", type=Path, help="Parquet with user_id and item_id, for wmf too")
     parser.add_argument(
         "--explicit", nargs="+", help="overrides that name the ratings for bpmf; default: the others"
@@ -268,7 +277,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.iterations < 2 or options.ascent_iterations < 2:
         parser.error("--iterations, --ascent-iterations: expected at least 2, the first of which warms up")
-    for program in measures:
+    for program in options.programs:
         python = getattr(options, program)
         if python is not None and not python.exists():
             parser.error(f"--{program}: expected a python that exists, got {python}")
@@ -284,9 +293,9 @@ def main() -> int:
         split = read_split(options.ratings, options.seed)
         with tempfile.TemporaryDirectory() as folder:
             write_peer_split(split, Path(folder))
-            for program, measure in measures.items():
+            for program in options.programs:
                 if getattr(options, program) is not None:
-                    report["rows"] += measure(options, split, Path(folder))
+                    report["rows"] += measures[program](options, split, Path(folder))
                     print(f"measured: {program}", file=sys.stderr)
                     with atomic_path(options.output) as temporary:
                         temporary.write_text(json.dumps(report, indent=1))

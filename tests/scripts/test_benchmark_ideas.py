@@ -47,7 +47,8 @@ def _run(monkeypatch: pytest.MonkeyPatch, folder: Path, fake: str | None, *progr
     if fake is not None:
         peer.write_text(fake)
         peer.chmod(0o755)
-    given = [part for program in programs for part in (f"--{program}", str(peer))]
+    given = ["--programs", *programs]
+    given += [part for program in programs for part in (f"--{program}", str(peer))]
     given += ["--turns", "1", "--threads", "1", "--output", str(folder / "ideas.json"), *SMALL]
     monkeypatch.setattr(sys, "argv", ["benchmark_ideas.py", "dataset=tiny", *given])
     return int(benchmark.main())
