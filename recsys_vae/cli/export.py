@@ -14,10 +14,10 @@ from recsys_vae.cli.posteriors import build_method, use_posterior
 from recsys_vae.cli.runtime import console, pick_device, set_threads
 from recsys_vae.cli.stages import refuse_null
 from recsys_vae.errors import UserError
-from recsys_vae.exports import check_output, read_histories, write_vectors
+from recsys_vae.exports import check_output, read_histories, write_item_weights, write_vectors
 from recsys_vae.exports.embeddings import write_vector_blocks
 from recsys_vae.models import RecommenderModel
-from recsys_vae.models.base import RetrievalModel, TasteModel, check_positive
+from recsys_vae.models.base import ItemToItemModel, RetrievalModel, TasteModel, check_positive
 from recsys_vae.recommender import Recommender, batches, load
 
 log = logging.getLogger(__name__)
@@ -30,23 +30,32 @@ def run(config: DictConfig) -> None:
     """Write the vectors to ``output``."""
     refuse_null("export", config)
     set_threads(config.threads)
-    output = check_output(config.output, (".parquet", ".npz", ".safetensors"))
-    for key, choices in (("what", ("users", "items")), ("space", ("latent", "retrieval"))):
+    for key, choices in (("what", ("users", "items", "weights")), ("space", ("latent", "retrieval"))):
         if config[key] not in choices:
             raise UserError(f"{key}: expected {' or '.join(choices)}, came {config[key]!r}")
-    if config.what == "items" and config.input is not None:
-        raise UserError("input: expected none with what=items, whose vectors are the run's own")
+    suffixes = (".parquet",) if config.what == "weights" else (".parquet", ".npz", ".safetensors")
+    output = check_output(config.output, suffixes)
+    if config.what != "users" and config.input is not None:
+        raise UserError(f"input: expected none with what={config.what}, which is the run's own")
+    if config.k is not None:
+        check_positive("k", config.k)
+        if config.what != "weights":
+            raise UserError(f"k: expected none with what={config.what}, came {config.k}")
     check_positive("batch_size", config.batch_size)
     method = build_method(config)
     recommender = load(config.run, pick_device(config.accelerator))
-    _check_has_vectors(recommender.model, config)
+    _check_can_export(recommender.model, config)
     inference = use_posterior(recommender, method, config)
-    if inference is not None and (config.what == "items" or config.space == "retrieval"):
+    if inference is not None and (config.what != "users" or config.space == "retrieval"):
         raise UserError(
-            "posterior: expected encoder for items and for space=retrieval, "
+            "posterior: expected encoder but for users' latent vectors, "
             f"came {type(method).__name__}, which says where users are in the latent space"
         )
-    if config.what == "items":
+    if config.what == "weights":
+        assert isinstance(recommender.model, ItemToItemModel)
+        weights = recommender.model.item_weights
+        n_rows = write_item_weights(output, recommender.catalogue.item_ids, weights, config.k)
+    elif config.what == "items":
         # Items have vectors in one space only: the output weights, whose products with users' vectors are scores.
         assert isinstance(recommender.model, RetrievalModel)
         vectors = recommender.model.item_vectors().float().cpu().numpy()
@@ -58,16 +67,21 @@ def run(config: DictConfig) -> None:
     console.print(f"{n_rows} {config.what}: {output}", markup=False)
 
 
-def _check_has_vectors(model: RecommenderModel, config: DictConfig) -> None:
-    name = type(model).__name__
-    if not isinstance(model, TasteModel):
+def _check_can_export(model: RecommenderModel, config: DictConfig) -> None:
+    """Raise ``UserError`` that says what the model does have."""
+    has = {
+        "what=users space=latent": isinstance(model, TasteModel),
+        "what=users space=retrieval": isinstance(model, RetrievalModel),
+        "what=items": isinstance(model, RetrievalModel),
+        "what=weights": isinstance(model, ItemToItemModel),
+    }
+    asked = f"what=users space={config.space}" if config.what == "users" else f"what={config.what}"
+    if not has[asked]:
+        choices = " or ".join(name for name, is_there in has.items() if is_there)
         raise UserError(
-            f"run: {name} has no vectors to export; expected a model with a latent space, such as mult_vae"
-        )
-    if (config.what == "items" or config.space == "retrieval") and not isinstance(model, RetrievalModel):
-        raise UserError(
-            f"run: the scores of {name} are no inner products of short vectors; "
-            "expected what=users space=latent, or a model such as mult_vae"
+            f"{asked}: expected {choices}, all that {type(model).__name__} can export"
+            if choices
+            else f"run: {type(model).__name__} has no vectors and no weights to export"
         )
 
 

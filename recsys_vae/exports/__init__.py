@@ -5,6 +5,7 @@
 
 from recsys_vae.exports.embeddings import read_vectors, write_vectors
 from recsys_vae.exports.histories import Histories, read_histories
+from recsys_vae.exports.item_weights import write_item_weights
 from recsys_vae.exports.output_path import check_output, output_file
 from recsys_vae.exports.recommendations import RankedItems, write_recommendations
 from recsys_vae.exports.run_directory import (
@@ -29,6 +30,7 @@ __all__ = [
     "read_histories",
     "read_run",
     "read_vectors",
+    "write_item_weights",
     "write_recommendations",
     "write_vectors",
 ]

@@ -96,6 +96,15 @@ class RetrievalModel(Protocol):
         ...
 
 
+@runtime_checkable
+class ItemToItemModel(Protocol):
+    """A recommender whose scores are, for each item, the sum of its weights from the items of the history."""
+
+    def item_weights(self, items: slice) -> csr_array:
+        """Rows of the weights ``(items, items)``, from some items that are had to every item that is scored."""
+        ...
+
+
 def check_positive(name: str, value: int) -> None:
     """Raise :class:`UserError` unless ``value`` is a whole number above zero."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:

@@ -91,24 +91,56 @@ class DiffRec(GradientModel):
         if self.training and self.input_dropout:
             uniform = torch.rand(noisy.shape, generator=generator, device=noisy.device)
             noisy = noisy * (uniform >= self.input_dropout) / (1.0 - self.input_dropout)
+        hidden = self._hidden(noisy, steps)
+        return (self.layers[-1](hidden) if len(self.layers) > 1 else hidden).float()
+
+    def _hidden(self, noisy: Tensor, steps: Tensor) -> Tensor:
+        """What the last layer gets, or gives where it is the only one."""
         hidden: Tensor = self.layers[0](noisy) + self.time_layer(step_embedding(steps, self.time_dim))
-        for layer in self.layers[1:]:
+        for layer in self.layers[1:-1]:
             hidden = layer(hidden.tanh())
-        return hidden.float()
+        return hidden.tanh() if len(self.layers) > 1 else hidden
 
     @torch.no_grad()
     def score(self, histories: csr_array) -> Float[Tensor, "users items"]:
         """The denoised history."""
+        return self.denoise(*self._last_state(histories))
+
+    def _last_state(self, histories: csr_array) -> tuple[Tensor, Tensor]:
+        """``x_1``, led back from ``n_denoising_steps``, and the step: ``E[x_0 | x_1]`` is the network's own answer."""
         self.check_histories(histories)
         self.eval()
         clean = SparseRows.from_csr(histories, self.device).dense()
         steps = torch.full((len(clean),), self.n_denoising_steps, device=clean.device)
         state = self.diffusion.corrupt(clean, steps, torch.zeros_like(clean))
-        for step in range(self.n_denoising_steps, 0, -1):
+        for step in range(self.n_denoising_steps, 1, -1):
             denoised = self.denoise(state, torch.full_like(steps, step))
             score = self.diffusion.score(state, denoised, step)
             state = self.diffusion.earlier_mean(state, score, step, step - 1)
-        return state
+        return state, torch.ones_like(steps)
+
+    @torch.no_grad()
+    def user_vectors(self, histories: csr_array) -> Float[Tensor, "users features_plus_one"]:
+        """The last hidden layer, then a 1, whose products with :meth:`item_vectors` are the scores.
+
+        Raises :class:`UserError` for a denoiser without a hidden layer.
+        """
+        self._check_hidden_layer()
+        hidden = self._hidden(*self._last_state(histories))
+        return torch.cat([hidden, hidden.new_ones(len(hidden), 1)], dim=-1)
+
+    @torch.no_grad()
+    def item_vectors(self) -> Float[Tensor, "items features_plus_one"]:
+        """Output weights, then the bias; raises like :meth:`user_vectors`."""
+        self._check_hidden_layer()
+        output = self.layers[-1]
+        return torch.cat([output.weight, output.bias.unsqueeze(-1)], dim=-1)
+
+    def _check_hidden_layer(self) -> None:
+        if len(self.layers) < 2:
+            raise UserError(
+                "model.hidden_dims: expected a hidden layer, whose values are the vectors, came []"
+            )
 
 
 def step_embedding(steps: Int[Tensor, " users"], size: int) -> Float[Tensor, "users size"]:

@@ -70,3 +70,7 @@ class ItemKNN(ClosedFormModel):
         """Sum over the history's items of their similarity, for each item that counts them as neighbours."""
         self.check_histories(histories)
         return self.sparse.product(histories).to(self.device)
+
+    def item_weights(self, items: slice) -> csr_array:
+        """Rows of the weights that were kept."""
+        return csr_array(self.sparse.matrix()[items])

@@ -136,6 +136,12 @@ class LinearAutoencoder(ClosedFormModel):
             return self.sparse.product(histories).to(self.device)
         return sparse_product(SparseRows.from_csr(histories, self.device), self.weight)
 
+    def item_weights(self, items: slice) -> csr_array:
+        """Rows of ``B``, on the host."""
+        if self.is_sparse:
+            return csr_array(self.sparse.matrix()[items])
+        return csr_array(self.weight[items].cpu().numpy())
+
     def _fit_dense(self, weighted: csr_array, ridge: np.ndarray) -> None:
         weight = self.weight.cpu().numpy()  # the buffer itself, unless it lies on another device
         if self.precision == "float32":

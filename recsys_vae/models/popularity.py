@@ -104,3 +104,14 @@ class Popularity(ClosedFormModel):
         """The items' scores, once for every user."""
         self.check_histories(histories)
         return self.item_scores.repeat(histories.shape[0], 1)
+
+    @torch.no_grad()
+    def user_vectors(self, histories: csr_array) -> Float[Tensor, "users 1"]:
+        """A 1 for everyone, whose products with :meth:`item_vectors` are the scores."""
+        self.check_histories(histories)
+        return self.item_scores.new_ones(histories.shape[0], 1)
+
+    @torch.no_grad()
+    def item_vectors(self) -> Float[Tensor, "items 1"]:
+        """The items' scores."""
+        return self.item_scores.unsqueeze(-1)

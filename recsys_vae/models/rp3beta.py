@@ -62,6 +62,10 @@ class RP3Beta(ClosedFormModel):
         self.check_histories(histories)
         return self.sparse.product(histories).to(self.device)
 
+    def item_weights(self, items: slice) -> csr_array:
+        """Rows of the weights that were kept."""
+        return csr_array(self.sparse.matrix()[items])
+
 
 def _power(sums: np.ndarray, exponent: float) -> np.ndarray:
     """0 where there is nothing to divide among."""

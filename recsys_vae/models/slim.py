@@ -90,6 +90,10 @@ class SLIM(ClosedFormModel):
         self.check_histories(histories)
         return sparse_product(SparseRows.from_csr(histories, self.device), self.weight)
 
+    def item_weights(self, items: slice) -> csr_array:
+        """Rows of ``B``, on the host."""
+        return csr_array(self.weight[items].cpu().numpy())
+
 
 def coordinate_descent(
     gram: Float[Tensor, "items items"],

@@ -486,7 +486,15 @@ def test_a_run_that_cannot_do_what_is_asked(refused, runs) -> None:
     other, ease = f"run={runs / 'other'}", f"run={runs / 'ease'}"
     refused(["evaluate", other], "keeps no histories (save_histories=false)")
     refused(["recommend", other, "user=1"], "user: ", "keeps no histories", "items=[...]")
-    refused(["export", ease, "output=x.npz"], "run: EASE has no vectors to export")
+    refused(
+        ["export", ease, "output=x.npz"],
+        "what=users space=latent: expected what=weights, all that EASE can export",
+    )
+    weights = ["export", ease, "what=weights"]
+    refused([*weights, "output=x.npz"], "output: expected a name ending in .parquet")
+    refused([*weights, "output=x.parquet", "k=0"], "k: expected a whole number of at least 1")
+    refused([*weights, "output=x.parquet", "input=h.csv"], "input: expected none with what=weights")
+    refused(["export", ease, "what=items", "output=x.npz", "k=3"], "k: expected none with what=items")
 
 
 # The verbs that read runs

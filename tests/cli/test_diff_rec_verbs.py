@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import recsys_vae
 from recsys_vae.cli.main import main
+from recsys_vae.exports import read_vectors
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SETTINGS = (
@@ -44,6 +46,23 @@ def test_recommend_and_what_has_no_posterior(run, tmp_path, capsys) -> None:
     assert list(pd.read_csv(output)["item_id"]) == list(recommender.recommend_user(user, k=3)["item_id"])
     assert main(["recommend", f"run={run}", f"user={user}", "posterior=mode"]) == 2
     assert "posterior: expected a model with a posterior over tastes" in capsys.readouterr().err
+
+
+def test_vectors_for_retrieval_but_none_of_tastes(run, tmp_path, capsys) -> None:
+    vectors = {}
+    for what in ("users", "items"):
+        output = tmp_path / f"{what}.npz"
+        assert main(["export", f"run={run}", f"what={what}", "space=retrieval", f"output={output}"]) == 0
+        vectors[what] = read_vectors(output)
+    recommender = recsys_vae.load(run)
+    user = vectors["users"][0][0]
+    scores = vectors["items"][1]["vector"] @ vectors["users"][1]["vector"][0]
+    scores[recommender.history_of_user(user).indices] = -np.inf
+    best = vectors["items"][0][np.argsort(-scores, kind="stable")[:5]]
+    assert list(recommender.recommend_user(user, k=5)["item_id"]) == list(best)
+    capsys.readouterr()
+    assert main(["export", f"run={run}", f"output={tmp_path / 'no.npz'}"]) == 2
+    assert "expected what=users space=retrieval or what=items" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_resumes_to_the_byte(run, tmp_path, monkeypatch) -> None:

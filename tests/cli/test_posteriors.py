@@ -295,7 +295,7 @@ def test_what_other_spaces_have_no_posterior_for(runs, tmp_path, capsys) -> None
     for setting in ("what=items", "space=retrieval"):
         output = tmp_path / "x.npz"
         assert main(["export", f"run={runs / 'vae'}", "posterior=mode", setting, f"output={output}"]) == 2
-        assert "posterior: expected encoder for items and for space=retrieval" in capsys.readouterr().err
+        assert "posterior: expected encoder but for users' latent vectors" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

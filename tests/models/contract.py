@@ -7,10 +7,11 @@ import pytest
 import torch
 from made_up_histories import checkerboard, random_histories
 from safetensors.torch import load_file, save_file
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 
 from recsys_vae.errors import UserError
 from recsys_vae.models import RecommenderModel
+from recsys_vae.models.base import ItemToItemModel, RetrievalModel
 
 
 class ModelContract:
@@ -76,6 +77,20 @@ class ModelContract:
         # The one item that a user misses must beat every item of the other colour.
         best_wrong = np.where(wrong_colour, scores, -np.inf).max(axis=1)
         assert (scores[own] > best_wrong).all()
+
+    def test_what_is_exported_gives_the_scores(self) -> None:
+        matrix = random_histories()
+        model = self.fitted(matrix)
+        scores = model.score(matrix)
+        if isinstance(model, RetrievalModel):
+            products = model.user_vectors(matrix) @ model.item_vectors().mT
+            # Multinomial models drop what is the same for all items of a user, and scores may be float64.
+            torch.testing.assert_close(products.to(scores), scores, rtol=1e-4, atol=1e-5)
+        if isinstance(model, ItemToItemModel):
+            middle = matrix.shape[1] // 2
+            halves = [model.item_weights(rows) for rows in (slice(0, middle), slice(middle, None))]
+            sums = torch.from_numpy((matrix @ vstack(halves)).toarray())
+            torch.testing.assert_close(sums.to(scores), scores, rtol=1e-4, atol=1e-5)
 
     @pytest.mark.parametrize("n_items", [0, -3, True])
     def test_a_size_that_is_none_is_refused(self, n_items) -> None:
