@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import re
 import time
 from collections.abc import Callable
@@ -46,15 +47,22 @@ from recsys_vae.full_ranking import evaluate_full_ranking
 from recsys_vae.fusion import choose_fusion
 from recsys_vae.interactions import Split
 from recsys_vae.interactions.datamodule import HistoryDataModule
-from recsys_vae.models import ClosedFormModel, GradientModel, Hybrid, RecommenderModel
-from recsys_vae.models.base import check_positive
+from recsys_vae.models import ClosedFormModel, GradientModel, Hybrid, IterativeModel, RecommenderModel
+from recsys_vae.models.base import check_interval, check_positive
+from recsys_vae.models.fit_checkpoint import FitCheckpoint
 from recsys_vae.recommender import Recommender
 from recsys_vae.training import Fit, VAETrainer, supports_fast_bfloat16
 
 log = logging.getLogger(__name__)
 
 # What a resumed run may be given anew: where it is and how it is shown, not what it computes.
-_FREE_ON_RESUME = {"run", "resume", "trainer.progress_bar", "trainer.checkpoint_seconds"}
+_FREE_ON_RESUME = {
+    "run",
+    "resume",
+    "checkpoint_seconds",
+    "trainer.progress_bar",
+    "trainer.checkpoint_seconds",
+}
 _N_SAMPLES_IN_REPORT = 5
 
 
@@ -64,6 +72,7 @@ def run(config: DictConfig) -> Path:
     refuse_null("train", config)
     set_threads(config.threads)
     check_positive("evaluation.batch_size", config.evaluation.batch_size)
+    check_interval("checkpoint_seconds", config.checkpoint_seconds, 0.0, math.inf)
     if not 0 <= config.seed < 2**32:
         raise UserError(f"seed: expected a whole number from 0 to {2**32 - 1}, came {config.seed!r}")
     if not is_first_process():
@@ -165,6 +174,10 @@ def _fit(
     writer: RunWriter | None,
     on_epoch: Callable[[Any], None],
 ) -> Fit | None:
+    if isinstance(model, IterativeModel) and writer is not None:
+        path = writer.checkpoint_directory / "fit.safetensors"
+        model.fit(split.train.matrix, FitCheckpoint(path, config.checkpoint_seconds))
+        return None
     if isinstance(model, ClosedFormModel):
         model.fit(split.train.matrix)
         return None

@@ -7,7 +7,9 @@ is concave and has the same maximum in the limit of many cases.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,6 +42,7 @@ def fit_pseudo_likelihood(
     l1: float = 0.0,
     tolerance: float = 1e-6,
     max_iterations: int = 100,
+    on_iteration: Callable[[int], None] = lambda done: None,
 ) -> PseudoLikelihoodFit:
     """The field on these edges with the smallest loss.
 
@@ -54,6 +57,7 @@ def fit_pseudo_likelihood(
         l1: of a coupling's penalty ``l1 * |coupling|``, which makes some of them exactly 0.
         tolerance: relative fall of the loss in an iteration, at which the search ends.
         max_iterations: of L-BFGS-B.
+        on_iteration: receives the number of each iteration, from 1, when it is done.
 
     Raises :class:`UserError` for an empty matrix, for edges that are none and for settings out of range.
     """
@@ -66,12 +70,14 @@ def fit_pseudo_likelihood(
         raise UserError(f"max_iterations: expected a whole number of at least 1, came {max_iterations!r}")
     target = PseudoLikelihood(data, edges, l2=l2)
     coordinates = _Coordinates(target, l1)
+    numbers = itertools.count(1)
     found = minimize(
         coordinates.value_and_gradient,
         coordinates.start(),
         jac=True,
         method="L-BFGS-B",
         bounds=coordinates.bounds(),
+        callback=lambda position: on_iteration(next(numbers)),
         options={"maxiter": max_iterations, "maxfun": 10 * max_iterations, "ftol": tolerance, "gtol": 0.0},
     )
     couplings, biases = coordinates.parameters(found.x)

@@ -1,6 +1,6 @@
 """Recommenders: histories in, item scores out. One file per recommender, named as its paper names it."""
 
-from recsys_vae.models.base import ClosedFormModel, GradientModel, RecommenderModel
+from recsys_vae.models.base import ClosedFormModel, GradientModel, IterativeModel, RecommenderModel
 from recsys_vae.models.bpmf import BPMF
 from recsys_vae.models.chow_liu import ChowLiu
 from recsys_vae.models.diff_rec import DiffRec
@@ -42,6 +42,7 @@ __all__ = [
     "Hybrid",
     "Ising",
     "ItemKNN",
+    "IterativeModel",
     "LinearAutoencoder",
     "MultDAE",
     "MultVAE",

@@ -12,6 +12,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from recsys_vae.errors import UserError
+from recsys_vae.models.fit_checkpoint import NO_CHECKPOINT, FitCheckpoint
 
 
 class RecommenderModel(nn.Module, ABC):
@@ -55,6 +56,18 @@ class ClosedFormModel(RecommenderModel):
     @abstractmethod
     def fit(self, matrix: csr_array) -> ClosedFormModel:
         """Learn from a training matrix ``(users, items)`` and return the model itself."""
+
+
+class IterativeModel(ClosedFormModel):
+    """A recommender that is fitted in one call of many iterations, which may be long enough to be killed in."""
+
+    @abstractmethod
+    def fit(self, matrix: csr_array, checkpoint: FitCheckpoint = NO_CHECKPOINT) -> IterativeModel:
+        """Learn from a training matrix ``(users, items)`` and return the model itself.
+
+        Carries on from the checkpoint, where it holds one, to the same weights, bit for bit on a CPU. Raises
+        :class:`UserError` when that is damaged.
+        """
 
 
 class GradientModel(RecommenderModel):

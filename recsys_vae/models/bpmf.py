@@ -12,7 +12,7 @@ from jaxtyping import Float
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from recsys_vae.models.base import ClosedFormModel, check_interval, check_positive
+from recsys_vae.models.base import IterativeModel, check_interval, check_positive
 from recsys_vae.models.blocked_gibbs import (
     BlockedGibbs,
     Conditional,
@@ -20,6 +20,7 @@ from recsys_vae.models.blocked_gibbs import (
     NormalWishart,
     conditionals,
 )
+from recsys_vae.models.fit_checkpoint import NO_CHECKPOINT, FitCheckpoint
 from recsys_vae.models.gaussian_posterior import GaussianPosterior
 from recsys_vae.models.progress import Progress
 from recsys_vae.models.weighted_factorisation import Side
@@ -28,7 +29,7 @@ from recsys_vae.models.wmf import check_rank, check_weights
 log = logging.getLogger(__name__)
 
 
-class BPMF(ClosedFormModel):
+class BPMF(IterativeModel):
     """The weighted model of :class:`~recsys_vae.models.wmf.WMF`, with its factors and its priors integrated out.
 
     ``p_ui ~ N(x_u'y_i, 1 / (noise_precision * c_ui))``, ``p_ui`` being 1 where user u has item i, else 0, and ``c_ui``
@@ -88,7 +89,7 @@ class BPMF(ClosedFormModel):
         self.register_buffer("user_precision_draws", torch.eye(latent_dim).repeat(n_draws, 1, 1))
         self.register_buffer("noise_precision_draws", torch.ones(n_draws))
 
-    def fit(self, matrix: csr_array) -> BPMF:
+    def fit(self, matrix: csr_array, checkpoint: FitCheckpoint = NO_CHECKPOINT) -> BPMF:
         """Run the chain; ``O(nnz * latent^2 + (users + items) * latent^3)`` a sweep.
 
         Raises :class:`UserError` when there are fewer users than ``latent_dim``, or a value is not positive.
@@ -107,7 +108,12 @@ class BPMF(ClosedFormModel):
         state = gibbs.start(self.latent_dim, generator)
         n_sweeps = self.n_burn_in + 1 + (self.n_draws - 1) * self.n_thin
         progress = Progress(log, "bpmf", n_sweeps)
-        for done in range(1, n_sweeps + 1):
+
+        def tensors() -> dict[str, Tensor]:
+            # A sweep draws the priors and the noise before it needs them.
+            return {"users": state.users, "items": state.items, **self.state_dict()}
+
+        for done in checkpoint.iterations(n_sweeps, tensors, generator):
             state = gibbs.sweep(state, generator)
             place, between = divmod(done - self.n_burn_in - 1, self.n_thin)
             if done > self.n_burn_in and not between:

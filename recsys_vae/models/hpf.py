@@ -17,7 +17,8 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from recsys_vae.errors import UserError
-from recsys_vae.models.base import ClosedFormModel, check_interval, check_positive
+from recsys_vae.models.base import IterativeModel, check_interval, check_positive
+from recsys_vae.models.fit_checkpoint import NO_CHECKPOINT, FitCheckpoint
 from recsys_vae.models.gamma_posterior import GammaPosterior
 from recsys_vae.models.progress import Progress
 from recsys_vae.models.weighted_factorisation import Side, products
@@ -85,7 +86,7 @@ class GammaHierarchy:
         return log_factors.sum(dim=-1) + log_activity
 
 
-class HPF(ClosedFormModel):
+class HPF(IterativeModel):
     """``y_ui ~ Poisson(theta_u'beta_i)``, gamma factors, whose rates are gamma too: users' activity, items' popularity.
 
     Mean field: ``q`` is a product of gammas, and of a multinomial ``phi_ui`` for the shares of each positive count;
@@ -148,7 +149,7 @@ class HPF(ClosedFormModel):
         self.register_buffer("item_factor_shape", torch.full((n_items, latent_dim), item_shape))
         self.register_buffer("item_factor_rate", torch.ones(n_items, latent_dim))
 
-    def fit(self, matrix: csr_array) -> HPF:
+    def fit(self, matrix: csr_array, checkpoint: FitCheckpoint = NO_CHECKPOINT) -> HPF:
         """Climb the evidence lower bound.
 
         Raises :class:`UserError` when there are fewer users than ``latent_dim`` or a value is no positive whole number.
@@ -157,15 +158,15 @@ class HPF(ClosedFormModel):
         check_rank(self.latent_dim, matrix.shape[0], "training users")
         check_counts(matrix)
         progress = Progress(log, "hpf", self.n_iterations)
-        for done, state in enumerate(self.ascent(matrix), 1):
-            progress(done, f", bound {state.elbo():.1f}" if progress.is_due() else "")
+        for state in self.ascent(matrix, checkpoint):
+            progress(state.n_done, f", bound {state.elbo():.1f}" if progress.is_due() else "")
         log.info("hpf: evidence lower bound %.1f nats", state.elbo())
         self.item_factor_shape.copy_(state.items.shape)
         self.item_factor_rate.copy_(state.items.rate)
         return self
 
-    def ascent(self, matrix: csr_array) -> Iterator[Ascent]:
-        """The state after each iteration: the steps of figure 4, in its order."""
+    def ascent(self, matrix: csr_array, checkpoint: FitCheckpoint = NO_CHECKPOINT) -> Iterator[Ascent]:
+        """The state after each iteration that the checkpoint leaves to do: the steps of figure 4, in its order."""
         dtype = self.item_factor_shape.dtype
         by_user = Side.of(matrix, dtype)
         positions = csr_array((np.arange(matrix.nnz), matrix.indices, matrix.indptr), shape=matrix.shape)
@@ -185,7 +186,19 @@ class HPF(ClosedFormModel):
 
         users, user_activity = start(self.user_prior, by_user.n_rows)
         items, item_activity = start(self.item_prior, by_item.n_rows)
-        for _ in range(self.n_iterations):
+
+        def tensors() -> dict[str, Tensor]:
+            laws = {
+                "user": users,
+                "user_activity": user_activity,
+                "item": items,
+                "item_activity": item_activity,
+            }
+            return {
+                f"{name}_{key}": value for name, law in laws.items() for key, value in law._asdict().items()
+            }
+
+        for n_done in checkpoint.iterations(self.n_iterations, tensors):
             theta, beta = geometric_means(users), geometric_means(items)
             # phi_uik = theta_uk beta_ik / sum_k theta_uk beta_ik, with geometric means; it is never written out.
             weights = by_user.values / products(pattern, theta, beta)
@@ -195,7 +208,7 @@ class HPF(ClosedFormModel):
             user_activity = self.user_prior.activity(users)
             items = self.item_prior.factors(item_counts, item_activity, users.mean.sum(dim=0))
             item_activity = self.item_prior.activity(items)
-            yield Ascent(self, by_user, users, user_activity, items, item_activity)
+            yield Ascent(self, n_done, by_user, users, user_activity, items, item_activity)
 
     @property
     def items(self) -> GammaPosterior:
@@ -239,9 +252,10 @@ class HPF(ClosedFormModel):
 
 @dataclass(frozen=True)
 class Ascent:
-    """Where ``q`` is after an iteration; ``phi`` is understood to be the best for the rest."""
+    """Where ``q`` is after ``n_done`` iterations; ``phi`` is understood to be the best for the rest."""
 
     model: HPF
+    n_done: int
     side: Side
     users: GammaPosterior
     user_activity: GammaPosterior

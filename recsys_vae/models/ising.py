@@ -16,6 +16,7 @@ from recsys_vae.graphical.pairwise_field import BinaryField, iterated_conditiona
 from recsys_vae.graphical.pseudo_likelihood import fit_pseudo_likelihood, strongest_pairs
 from recsys_vae.models.base import ClosedFormModel, check_interval, check_positive
 from recsys_vae.models.evidence import evidence_of
+from recsys_vae.models.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,12 @@ class Ising(ClosedFormModel):
         self.check_histories(matrix)
         pairs = strongest_pairs(matrix, self.n_neighbours)
         found = fit_pseudo_likelihood(
-            matrix, pairs, l2=self.l2, l1=self.l1, max_iterations=self.fit_iterations
+            matrix,
+            pairs,
+            l2=self.l2,
+            l1=self.l1,
+            max_iterations=self.fit_iterations,
+            on_iteration=Progress(log, "ising", self.fit_iterations),
         )
         n_pairs = pairs.shape[1]
         log.info(

@@ -9,9 +9,11 @@ from jaxtyping import Float, Int
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from recsys_vae.models.base import ClosedFormModel, check_interval, check_positive
+from recsys_vae.models.base import IterativeModel, check_interval, check_positive
+from recsys_vae.models.fit_checkpoint import NO_CHECKPOINT, FitCheckpoint
 from recsys_vae.models.gram_matrix import weight_users, write_gram_matrix
 from recsys_vae.models.memory import GIB, check_memory
+from recsys_vae.models.progress import Progress
 from recsys_vae.models.sparse_rows import SparseRows, sparse_product
 
 log = logging.getLogger(__name__)
@@ -19,7 +21,7 @@ log = logging.getLogger(__name__)
 _BLOCK = 64  # rows of the weights whose gradients come from one product
 
 
-class SLIM(ClosedFormModel):
+class SLIM(IterativeModel):
     """An elastic net from the other items to each item, with weights that are not negative.
 
     Minimises ``1/2 sum_u w_u ||x_u - x_u B||^2 + l2/2 ||B||^2 + l1 sum_ij B_ij`` subject to ``B >= 0`` and
@@ -60,7 +62,7 @@ class SLIM(ClosedFormModel):
         self.register_buffer("weight", torch.zeros(n_items, n_items))
 
     @torch.no_grad()
-    def fit(self, matrix: csr_array) -> SLIM:
+    def fit(self, matrix: csr_array, checkpoint: FitCheckpoint = NO_CHECKPOINT) -> SLIM:
         """Coordinate descent on the Gram matrix; columns that have converged drop out."""
         self.check_histories(matrix)
         log.info(
@@ -71,17 +73,24 @@ class SLIM(ClosedFormModel):
         write_gram_matrix(weight_users(matrix, self.user_exponent), gram.numpy())
         self.weight.zero_()
         gram = gram.to(self.device)
-        active, columns, n_sweeps = torch.arange(self.n_items, device=self.device), self.weight.clone(), 0
-        while len(active) and n_sweeps < self.max_sweeps:
-            change = coordinate_descent(gram, columns, active, self.l1, self.l2)
+        moving = torch.ones(self.n_items, dtype=torch.bool, device=self.device)
+        progress = Progress(log, "slim", self.max_sweeps)
+        for n_sweeps in checkpoint.iterations(
+            self.max_sweeps, lambda: {"weight": self.weight, "moving": moving}
+        ):
+            active = moving.nonzero().squeeze(-1)
+            columns = self.weight[:, active]
+            moving[active] = coordinate_descent(gram, columns, active, self.l1, self.l2) > self.tolerance
             self.weight[:, active] = columns
-            moving = change > self.tolerance
-            active, columns = active[moving], columns[:, moving]
-            n_sweeps += 1
+            del columns  # before the next ones are taken
+            n_moving = int(moving.sum())
+            progress(n_sweeps, f", {n_moving} columns still change")
+            if not n_moving:
+                break
         share = int(self.weight.count_nonzero()) / self.n_items**2
         log.info("slim: %d sweeps, %.2f %% of the weights are not 0", n_sweeps, 100.0 * share)
-        if len(active):
-            log.warning("slim: %d columns still change; raise model.max_sweeps", len(active))
+        if n_moving:
+            log.warning("slim: %d columns still change; raise model.max_sweeps", n_moving)
         return self
 
     @torch.no_grad()

@@ -18,7 +18,8 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from recsys_vae.errors import UserError
-from recsys_vae.models.base import ClosedFormModel, check_interval, check_positive
+from recsys_vae.models.base import IterativeModel, check_interval, check_positive
+from recsys_vae.models.fit_checkpoint import NO_CHECKPOINT, FitCheckpoint
 from recsys_vae.models.gaussian_posterior import GaussianPosterior
 from recsys_vae.models.progress import Progress
 from recsys_vae.models.sparse_rows import SparseRows
@@ -76,7 +77,7 @@ class QuadraticLikelihood:
         return (self.curvature @ offset.unsqueeze(-1)).squeeze(-1)
 
 
-class WMF(ClosedFormModel):
+class WMF(IterativeModel):
     """``p_ui ~ N(x_u'y_i, noise_variance / c_ui)``: MAP of the factors x and y under Gaussian priors, by alternation.
 
     ``p_ui`` is 1 where user u has item i, else 0; the confidence ``c_ui`` is ``unobserved_weight + r_ui``, ``r_ui`` the
@@ -134,7 +135,7 @@ class WMF(ClosedFormModel):
         self.register_buffer("item_factors", torch.zeros(n_items, latent_dim))
         self.register_buffer("noise_variance", torch.ones(()))
 
-    def fit(self, matrix: csr_array) -> WMF:
+    def fit(self, matrix: csr_array, checkpoint: FitCheckpoint = NO_CHECKPOINT) -> WMF:
         """Alternate between users and items; ``O(nnz * latent + (users + items) * latent^2)`` a step.
 
         Raises :class:`UserError` when there are fewer users than ``latent_dim``, or a value is not positive.
@@ -143,15 +144,17 @@ class WMF(ClosedFormModel):
         check_rank(self.latent_dim, matrix.shape[0], "training users")
         check_weights(matrix)
         progress = Progress(log, "wmf", self.n_iterations)
-        for done, state in enumerate(self.alternations(matrix), 1):  # noqa: B007
-            progress(done)
+        for state in self.alternations(matrix, checkpoint):
+            progress(state.n_done)
         self.item_factors.copy_(state.items)
         self.noise_variance.fill_(state.squared_error() / (matrix.shape[0] * self.n_items))
         log.info("wmf: objective %.1f, noise variance %.4g", state.objective(), float(self.noise_variance))
         return self
 
-    def alternations(self, matrix: csr_array) -> Iterator[Alternation]:
-        """The state after each alternation."""
+    def alternations(
+        self, matrix: csr_array, checkpoint: FitCheckpoint = NO_CHECKPOINT
+    ) -> Iterator[Alternation]:
+        """The state after each alternation that the checkpoint leaves to do."""
         dtype = self.item_factors.dtype
         by_user, by_item = Side.of(matrix, dtype), Side.of(csr_array(matrix.T.tocsr()), dtype)
         user_problem, item_problem = self.problem(by_user), self.problem(by_item)
@@ -164,10 +167,14 @@ class WMF(ClosedFormModel):
             )
             for side in (by_user, by_item)
         )
-        for _ in range(self.n_iterations):
+
+        def tensors() -> dict[str, Tensor]:
+            return {"users": users, "items": items}
+
+        for n_done in checkpoint.iterations(self.n_iterations, tensors):
             users = user_problem.descend(users, items, user_pattern, self.n_steps)
             items = item_problem.descend(items, users, item_pattern, self.n_steps)
-            yield Alternation(users, items, user_problem, item_problem, user_pattern)
+            yield Alternation(n_done, users, items, user_problem, item_problem, user_pattern)
 
     def problem(self, side: Side) -> WeightedFactorisation:
         """What one side minimises; its regularisation by the confidences of each row."""
@@ -272,8 +279,9 @@ class WMF(ClosedFormModel):
 
 @dataclass(frozen=True)
 class Alternation:
-    """Where the factors are after an alternation."""
+    """Where the factors are after ``n_done`` alternations."""
 
+    n_done: int
     users: Float[Tensor, "users latent"]
     items: Float[Tensor, "items latent"]
     user_problem: WeightedFactorisation

@@ -370,6 +370,7 @@ def test_a_size_of_zero_or_less(refused, key, value) -> None:
         (["model=dlae", "model.precision=half"], ["model.precision: expected float32 or float64", "half"]),
         (["model=item_knn", "model.shrinkage=-1.0"], ["model.shrinkage: expected", "came -1.0"]),
         (["trainer.max_epochs=many"], ["trainer.max_epochs: expected a whole number, came 'many'"]),
+        (["checkpoint_seconds=-1.0"], ["checkpoint_seconds: expected", "came -1.0"]),
         (["trainer.checkpoint_seconds=-1.0"], ["trainer.checkpoint_seconds: expected", "came -1.0"]),
         (["trainer.kl_schedule.epochs=-1.0"], ["kl_schedule.epochs: expected", "came -1.0"]),
         (["trainer.accelerator=tpuu"], ["accelerator: expected auto, cpu, cuda or mps, came 'tpuu'"]),

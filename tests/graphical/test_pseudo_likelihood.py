@@ -167,6 +167,13 @@ def test_l1_leaves_only_the_edges_that_are_there() -> None:
     assert bool((full.field.couplings != 0.0).all())
 
 
+def test_each_iteration_is_told() -> None:
+    told: list[int] = []
+    found = fit_pseudo_likelihood(random_data(), KNOWN, l2=1.0, on_iteration=told.append)
+    assert told == list(range(1, found.n_iterations + 1))
+    assert len(told) > 2
+
+
 def test_without_edges_biases_are_the_log_odds_of_each_alone() -> None:
     data = random_data()
     data[:, 2], data[:, 4] = 0.0, 1.0  # never, and always
