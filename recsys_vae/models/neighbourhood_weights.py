@@ -19,6 +19,7 @@ from scipy.linalg import lapack
 from scipy.sparse import coo_array, csr_array, diags_array
 
 from recsys_vae.models.gram_matrix import gram_diagonal
+from recsys_vae.models.progress import Progress
 from recsys_vae.models.sparse_weights import keep_strongest
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,9 @@ def neighbourhood_weights(
     scale = 1.0 / np.sqrt(gram_diagonal(weighted) + ridge)
     correlations = _correlations(weighted, scale, _CORRELATIONS_A_NEIGHBOUR * n_neighbours)
     rows, values, n_shrunk = [], [], 0
+    progress = Progress(log, "neighbourhoods", n_items, "item")
     for item in range(n_items):
+        progress(item)
         near = slice(correlations.indptr[item], correlations.indptr[item + 1])
         others, strength = correlations.indices[near], correlations.data[near]
         if len(others) > n_neighbours:
