@@ -1,0 +1,21 @@
+"""Every experiment that comes with the project is a whole configuration, and says what it gave."""
+
+from __future__ import annotations
+
+import pytest
+
+from recsys_vae.bundled import bundled_path
+from recsys_vae.cli.config import compose_config
+from recsys_vae.cli.stages import build
+
+EXPERIMENTS = sorted((bundled_path("configs") / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_it_can_be_composed_and_built(path) -> None:
+    config = compose_config("train", [f"experiment={path.stem}"])
+    assert build(config.model, n_items=30).n_items == 30
+    if "trainer" in config and config.trainer is not None:
+        build(config.trainer)
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# @package _global_\n# recsys-vae train experiment=" + path.stem)
