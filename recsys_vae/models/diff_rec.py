@@ -134,6 +134,7 @@ class DiffRec(GradientModel):
         """Output weights, then the bias; raises like :meth:`user_vectors`."""
         self._check_hidden_layer()
         output = self.layers[-1]
+        assert isinstance(output, nn.Linear)
         return torch.cat([output.weight, output.bias.unsqueeze(-1)], dim=-1)
 
     def _check_hidden_layer(self) -> None:
