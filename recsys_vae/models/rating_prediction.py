@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float64, Int, Num
 from scipy.sparse import coo_array, csr_array
+from torch import Tensor
 
 from recsys_vae.errors import UserError
 from recsys_vae.models.base import check_interval, check_positive
-from recsys_vae.models.blocked_gibbs import BlockedGibbs, NormalWishart, State
+from recsys_vae.models.blocked_gibbs import BlockedGibbs, NormalWishart
+from recsys_vae.models.fit_checkpoint import NO_CHECKPOINT, FitCheckpoint
 from recsys_vae.models.progress import Progress
 from recsys_vae.models.wmf import check_rank
 
@@ -83,58 +84,81 @@ class RatingFactorisation:
         ratings: Num[np.ndarray, " train"] | None,
         query_users: Int[np.ndarray, " pairs"],
         query_items: Int[np.ndarray, " pairs"],
+        checkpoint: FitCheckpoint = NO_CHECKPOINT,
     ) -> RatingPredictive:
         """Learn from ratings of pairs, each pair once, and predict others. Users and items are numbered from 0.
 
-        Raises :class:`UserError` when ratings are missing or not finite, or the rank is above the smaller side.
+        Carries on from the checkpoint, where it holds one. Raises :class:`UserError` when ratings are missing or not
+        finite, numbers of users or items are negative or of another length, or the rank is above the smaller side.
         """
         if ratings is None:
             raise UserError("ratings: expected a rating of each pair, came none")
         if len(ratings) == 0 or not np.isfinite(ratings).all():
             raise UserError("ratings: expected finite numbers, at least one of them")
+        _check_codes("users", users, len(ratings))
+        _check_codes("items", items, len(ratings))
+        _check_codes("query_users", query_users, len(query_users))
+        _check_codes("query_items", query_items, len(query_users))
         n_users = int(max(users.max(), query_users.max(initial=0))) + 1
         n_items = int(max(items.max(), query_items.max(initial=0))) + 1
         for n_rows, what in ((n_users, "users"), (n_items, "items")):
             check_rank(self.latent_dim, n_rows, what)
         centre = float(np.mean(ratings, dtype=np.float64))
-        expected = np.empty((self.n_draws, len(query_users)))
-        noise_precision = np.empty(self.n_draws)
+        # Zeros, not what memory holds: what is not drawn yet goes into a checkpoint, too.
+        expected = torch.zeros(self.n_draws, len(query_users), dtype=torch.float64)
+        noise_precision = torch.zeros(self.n_draws, dtype=torch.float64)
         rows, columns = (
             torch.from_numpy(np.asarray(side, dtype=np.int64)) for side in (query_users, query_items)
         )
-        for sweep, state in enumerate(self.sweeps(users, items, ratings - centre, (n_users, n_items))):
-            place = sweep - self.n_burn_in
+        gibbs = self._conditionals(users, items, ratings - centre, (n_users, n_items))
+        generator = torch.Generator().manual_seed(self.seed)
+        state = gibbs.start(self.latent_dim, generator)
+        n_sweeps = self.n_burn_in + self.n_draws
+        progress = Progress(log, "bpmf", n_sweeps)
+
+        def tensors() -> dict[str, Tensor]:
+            # A sweep draws the priors and the noise before it needs them.
+            return {
+                "users": state.users,
+                "items": state.items,
+                "expected": expected,
+                "noise_precision": noise_precision,
+            }
+
+        for done in checkpoint.iterations(n_sweeps, tensors, generator):
+            state = gibbs.sweep(state, generator)
+            progress(done)
+            place = done - 1 - self.n_burn_in
             if place >= 0:
                 products = (state.users[rows] * state.items[columns]).sum(dim=-1)
-                expected[place] = centre + products.double().numpy()
+                expected[place] = centre + products.double()
                 noise_precision[place] = state.noise_precision
-        return RatingPredictive(expected, noise_precision)
+        return RatingPredictive(expected.numpy(), noise_precision.numpy())
 
-    def sweeps(
+    def _conditionals(
         self,
         users: Int[np.ndarray, " train"],
         items: Int[np.ndarray, " train"],
         centred: Num[np.ndarray, " train"],
         shape: tuple[int, int],
-    ) -> Iterator[State]:
-        """The state after each sweep."""
+    ) -> BlockedGibbs:
         # A CSR matrix of positions: a centred rating of 0 is an observation, too.
         positions = csr_array(coo_array((np.arange(len(users)), (users, items)), shape=shape))
         if positions.nnz != len(users):
             raise UserError("users, items: expected each pair once, came repeats")
         order = positions.data.copy()
         ones = csr_array((np.ones(len(users)), positions.indices, positions.indptr), shape=shape)
-        gibbs = BlockedGibbs(
+        return BlockedGibbs(
             ones,
             np.asarray(centred, dtype=np.float32)[order],
             0.0,
             NormalWishart(self.prior_strength, float(self.latent_dim)),
         )
-        generator = torch.Generator().manual_seed(self.seed)
-        state = gibbs.start(self.latent_dim, generator)
-        n_sweeps = self.n_burn_in + self.n_draws
-        progress = Progress(log, "bpmf", n_sweeps)
-        for done in range(1, n_sweeps + 1):
-            state = gibbs.sweep(state, generator)
-            progress(done)
-            yield state
+
+
+def _check_codes(name: str, codes: np.ndarray, length: int) -> None:
+    if codes.shape != (length,) or codes.dtype.kind not in "iu" or codes.min(initial=0) < 0:
+        raise UserError(
+            f"{name}: expected {length} whole numbers from 0, came {codes.dtype} of shape {codes.shape}"
+            + (f" from {codes.min()}" if codes.size and codes.dtype.kind in "iu" else "")
+        )

@@ -187,9 +187,10 @@ class WeightedFactorisation:
         factors: Float[Tensor, "columns latent"],
         pattern: Tensor,
     ) -> float:
-        """The first two sums of the objective, over all rows, added up in float64."""
+        """The first two sums of the objective, over all rows, in float64: where the fit is close they nearly cancel."""
         a, values = self.unobserved_weight, self.side.values.double()
-        everywhere = a * float((rows.mT @ rows).double().mul((factors.mT @ factors).double()).sum())
-        predicted = products(pattern, rows, factors).double()
+        rows, factors = rows.double(), factors.double()
+        everywhere = a * float((rows.mT @ rows).mul(factors.mT @ factors).sum())
+        predicted = products(pattern.double(), rows, factors)
         at_pairs = (a + values) * (1.0 - predicted).square() - a * predicted.square()
         return everywhere + float(at_pairs.sum())

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.sparse import csr_array
@@ -26,6 +27,9 @@ from recsys_vae.models.sparse_rows import SparseRows
 from recsys_vae.models.weighted_factorisation import Side, WeightedFactorisation
 
 log = logging.getLogger(__name__)
+
+# A pair's, at least: float32 factors cannot come closer, and with none at all there is no posterior.
+_LEAST_NOISE_VARIANCE = 1e-12
 
 
 class Fold(NamedTuple):
@@ -121,7 +125,7 @@ class WMF(IterativeModel):
         check_positive("model.n_steps", n_steps)
         check_interval("model.l2", l2, 0.0, math.inf, include_low=False)
         check_interval("model.unobserved_weight", unobserved_weight, 0.0, math.inf, include_low=False)
-        check_interval("model.frequency_exponent", frequency_exponent, 0.0, math.inf)
+        check_interval("model.frequency_exponent", frequency_exponent, 0.0, 2.0, include_high=True)
         check_rank(latent_dim, n_items, "items")
         self.latent_dim = latent_dim
         self.l2 = l2
@@ -138,7 +142,8 @@ class WMF(IterativeModel):
     def fit(self, matrix: csr_array, checkpoint: FitCheckpoint = NO_CHECKPOINT) -> WMF:
         """Alternate between users and items; ``O(nnz * latent + (users + items) * latent^2)`` a step.
 
-        Raises :class:`UserError` when there are fewer users than ``latent_dim``, or a value is not positive.
+        Raises :class:`UserError` when there are fewer users than ``latent_dim``, a value is not positive, or ``l2`` is
+        too little for the factors to stay finite.
         """
         self.check_histories(matrix)
         check_rank(self.latent_dim, matrix.shape[0], "training users")
@@ -146,8 +151,13 @@ class WMF(IterativeModel):
         progress = Progress(log, "wmf", self.n_iterations)
         for state in self.alternations(matrix, checkpoint):
             progress(state.n_done)
+        if not (state.items.isfinite().all() and state.users.isfinite().all()):
+            raise UserError(
+                f"model.l2: expected enough for finite factors, came {self.l2}, which leaves none"
+            )
         self.item_factors.copy_(state.items)
-        self.noise_variance.fill_(state.squared_error() / (matrix.shape[0] * self.n_items))
+        noise_variance = state.squared_error() / (matrix.shape[0] * self.n_items)
+        self.noise_variance.fill_(max(noise_variance, _LEAST_NOISE_VARIANCE))
         log.info("wmf: objective %.1f, noise variance %.4g", state.objective(), float(self.noise_variance))
         return self
 
@@ -309,7 +319,6 @@ def check_rank(latent_dim: int, most: int, what: str) -> None:
 
 def check_weights(matrix: csr_array) -> None:
     """Raise :class:`UserError` for an interaction whose value is not a positive number."""
-    if not (matrix.data > 0.0).all():
-        raise UserError(
-            f"matrix: expected positive interactions, came {matrix.data[~(matrix.data > 0.0)][0]}"
-        )
+    right = (matrix.data > 0.0) & np.isfinite(matrix.data)
+    if not right.all():
+        raise UserError(f"matrix: expected positive, finite interactions, came {matrix.data[~right][0]}")

@@ -11,7 +11,7 @@ from scipy import stats
 from scipy.sparse import csr_array
 
 from recsys_vae.errors import UserError
-from recsys_vae.models import BPMF
+from recsys_vae.models import BPMF, rating_prediction
 from recsys_vae.models.blocked_gibbs import BlockedGibbs, Conditional, NormalWishart, State
 from recsys_vae.models.rating_prediction import RatingFactorisation, RatingPredictive
 from recsys_vae.samplers.diagnostics import mcse_mean
@@ -296,6 +296,15 @@ def test_bad_ratings() -> None:
             model.predict(one, other, values, users, items)
     with pytest.raises(UserError, match=wrong[2][3]):
         model.predict(*wrong[2][:3], users, items)
+    with pytest.raises(UserError, match=f"^users: expected {len(ratings)} whole numbers from 0"):
+        model.predict(-users, items, ratings, users, items)
+    with pytest.raises(
+        UserError, match=r"^query_items: expected 3 whole numbers from 0, came int64 .* from -1"
+    ):
+        model.predict(users, items, ratings, users[:3], np.array([0, -1, 2]))
+    for wrong_codes in (np.ones(3), np.ones(2, dtype=int)):  # where jaxtyping does not look
+        with pytest.raises(UserError, match=r"^items: expected 3 whole numbers from 0"):
+            rating_prediction._check_codes("items", wrong_codes, 3)
     with pytest.raises(UserError, match="at most the number of items, 50, came 51"):
         RatingFactorisation(51).predict(users, items, ratings, users, items)
     with pytest.raises(UserError, match="n_draws"):

@@ -164,6 +164,30 @@ def test_the_noise_variance_is_the_weighted_mean_square() -> None:
     assert float(model.noise_variance) == pytest.approx(errors.mean(), rel=1e-10)
 
 
+@pytest.mark.parametrize("n_groups", [1, 2])
+def test_a_fit_that_is_as_good_as_exact_leaves_noise_and_a_posterior(n_groups) -> None:
+    groups = csr_array(np.kron(np.eye(n_groups), np.ones((15, 5))).astype(np.float32))
+    model = WMF(5 * n_groups, n_groups, l2=1e-4, n_iterations=30).fit(groups)
+    assert 0.0 < float(model.noise_variance) < 1e-6
+    posterior = model.posterior(groups)
+    assert posterior.mean.isfinite().all()
+    assert (posterior.standard_deviation > 0.0).all()
+
+
+def test_factors_that_run_away_are_no_model() -> None:
+    # Two dimensions for a matrix of rank 1, and next to nothing that holds the second.
+    with pytest.raises(UserError, match=r"^model\.l2: expected enough for finite factors, came 1e-08"):
+        WMF(10, 2, l2=1e-8, n_iterations=30).fit(csr_array(np.ones((30, 10), np.float32)))
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan, 0.0, -1.0])
+def test_interactions_are_positive_and_finite(value) -> None:
+    matrix = weighted_histories(40, 25, seed=3)
+    matrix.data[5] = value
+    with pytest.raises(UserError, match="expected positive, finite interactions"):
+        WMF(25, 4).fit(matrix)
+
+
 def test_order_of_users_and_items_does_not_matter_to_a_step() -> None:
     matrix = weighted_histories(40, 25, seed=3)
     generator = torch.Generator().manual_seed(0)
@@ -209,7 +233,7 @@ def test_a_matrix_that_does_not_fit() -> None:
         WMF(9, 4).fit(weighted_histories(3, 9))
     matrix = weighted_histories()
     matrix.data[2] = -1.0
-    with pytest.raises(UserError, match="expected positive interactions, came -1"):
+    with pytest.raises(UserError, match="expected positive, finite interactions, came -1"):
         WMF(9, 3).fit(matrix)
 
 
