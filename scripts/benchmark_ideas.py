@@ -34,6 +34,7 @@ import scipy.sparse as sp
 import torch
 from machine import describe_machine
 from peer_split import read_split, write_peer_split
+from predict_ratings import last_of_each_pair
 from rich.console import Console
 from rich.table import Table
 
@@ -196,8 +197,10 @@ def measure_myfm(options: argparse.Namespace, split: Split, folder: Path) -> lis
     table = load_ratings(compose_config("train", options.explicit or options.ratings))
     if table.ratings is None:
         raise UserError(f"dataset: {table.source}: expected ratings, came none")
-    held_out = np.random.default_rng(options.seed).random(table.n_rows) < 0.1
-    users, items, ratings = table.user_codes, table.item_codes, table.ratings.astype(np.float64)
+    rows = last_of_each_pair(table)
+    held_out = np.random.default_rng(options.seed).random(len(rows)) < 0.1
+    users, items = table.user_codes[rows], table.item_codes[rows]
+    ratings = table.ratings[rows].astype(np.float64)
     np.savez(folder / "ratings.npz", users=users, items=items, ratings=ratings, held_out=held_out)
     kept = ~held_out
     model = RatingFactorisation(options.rating_rank, N_BURN_IN, options.draws, seed=options.seed)

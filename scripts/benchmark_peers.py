@@ -27,6 +27,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from machine import describe_machine
@@ -34,11 +35,15 @@ from peer_environment import PeerEnvironmentError
 from peer_ranking import SELECTED_BY
 from peer_split import read_split
 from peer_table import chosen, markdown, table_rows
-from peer_trial import Options, Record, System, read_systems, run_ours, run_peer
+from peer_trial import Options, Record, System, configuration_sha256, read_systems, run_ours, run_peer
 
 from recsys_vae.errors import UserError
 
 CATALOGUE = Path(__file__).with_suffix(".yaml")
+
+
+class OtherDefaultsError(UserError):
+    """What is in the output was run with other defaults than there are now."""
 
 
 class Results:
@@ -58,6 +63,14 @@ class Results:
         """The trials of a system on a split."""
         found: list[Record] = self.record["trials"].setdefault(name, {}).setdefault(str(seed), [])
         return found
+
+    def check_configuration(self, name: str, trials: Sequence[Record], settings: Any, digest: str) -> None:
+        """Raise ``OtherDefaultsError`` if the trial with these settings ran with other defaults."""
+        (trial,) = (trial for trial in trials if trial["settings"] == settings)
+        if trial["configuration_sha256"] != digest:
+            raise OtherDefaultsError(
+                f"--output: {self.path} has {name} {json.dumps(settings)} with other defaults; expected a new file"
+            )
 
     def add(self, name: str, seed: int, trial: Record, per_user: pd.DataFrame) -> None:
         """Keep a trial; the files are whole whenever the program is stopped."""
@@ -103,7 +116,9 @@ def fill(
                 )
             try:
                 for tried in settings:
+                    digest = configuration_sha256(system, tried, options.overrides)
                     if any(trial["settings"] == tried for trial in trials):
+                        results.check_configuration(system.name, trials, tried, digest)
                         continue
                     began = time.perf_counter()
                     runner = run_ours if system.script is None else run_peer
@@ -111,6 +126,7 @@ def fill(
                     per_user = figures.pop("per_user")
                     about = {"date": datetime.now(UTC).date().isoformat(), "machine": machine}
                     about |= {"threads": options.threads, "split_sha256": split.sha256}
+                    about["configuration_sha256"] = digest
                     results.add(system.name, seed, {"settings": tried, **figures, **about}, per_user)
                     print(
                         f"{system.name}, seed {seed}, {json.dumps(tried)}: validation {SELECTED_BY} "
@@ -118,6 +134,8 @@ def fill(
                         file=sys.stderr,
                         flush=True,
                     )
+            except OtherDefaultsError:
+                raise
             except (UserError, PeerEnvironmentError) as error:
                 print(f"{system.name}: left out: {error}", file=sys.stderr)
                 if left_out is not None:

@@ -6,7 +6,7 @@
 Each fit is a `recsys-vae train` in a process of its own, of the splits and settings of ``benchmark_peers.py``: of the
 first --trials settings under ``ours`` in ``benchmark_peers.yaml``, the one with the best NDCG@100 of the validation
 users is tested. That budget is the same for all models; one with fewer settings there is refused, but for a model that
-is not in the file at all, which has nothing to choose and is run as it is. With --tune first the choice is made on the
+is not in the file, or has nothing to choose there, and is run as it is. With --tune first the choice is made on the
 first split alone, and the others take it.
 
 Differences are tested against ease's, user by user, and corrected by Holm for all models and metrics (by length of
@@ -207,7 +207,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = table_rows(picked, {name: name for name in picked}, options.against, results.folder)
     add_costs(rows, picked)
     lengths = by_history_length(picked, options.against, results.folder)
-    record: dict[str, Any] = {"budget": {"trials": options.trials, "seeds": options.seeds}, "table": rows}
+    record: dict[str, Any] = {
+        "budget": {"trials": options.trials, "seeds": options.seeds, "tune": options.tune},
+        "table": rows,
+    }
     record |= {"by_history_length": lengths.to_dict("records"), "left_out": left_out}
     results.record |= record
     results.save()

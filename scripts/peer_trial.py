@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import pandas as pd
 import torch
 import yaml
+from omegaconf import OmegaConf
 from peer_environment import peer_python
 from peer_protocol import DEPTH, USERS_AT_ONCE
 from peer_ranking import SELECTED_BY, judge
@@ -148,6 +150,16 @@ def seconds_to_rank(run: Path, histories: csr_array, threads: int) -> float:
             recommender.rank(rows, depth)
         turns.append(time.perf_counter() - began)
     return min(turns) * RANKED_USERS / histories.shape[0]
+
+
+def configuration_sha256(system: System, settings: Any, overrides: Sequence[str]) -> str:
+    """Digest of all that a trial is run with: of ours the whole configuration, so that changed defaults count."""
+    if system.script is None:
+        config = compose_config("train", [*overrides, f"model={system.name}", *settings])
+        said = OmegaConf.to_yaml(config, resolve=True, sort_keys=True)
+    else:
+        said = json.dumps(settings, sort_keys=True)
+    return sha256(said.encode()).hexdigest()
 
 
 def run_ours(system: System, overrides: list[str], split: Split, seed: int, options: Options) -> Record:

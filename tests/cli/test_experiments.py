@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from recsys_vae.bundled import bundled_path
@@ -19,3 +21,6 @@ def test_it_can_be_composed_and_built(path) -> None:
         build(config.trainer)
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# @package _global_\n# recsys-vae train experiment=" + path.stem)
+    if path.stem != "ml20m_liang2018":  # which is a preparation, for any model
+        said = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
+        assert re.search(r"Validation ndcg@100 0\.\d{4}.* split [0-9a-f]{12}, \d{4}-\d\d-\d\d\.", said)

@@ -128,6 +128,29 @@ def test_figures_of_other_data_are_refused(catalogue: Path, capsys: pytest.Captu
     assert "another split of seed 1" in capsys.readouterr().err
 
 
+def test_figures_of_other_defaults_are_refused(catalogue: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--peers", "counts", "--models", "--against", "counts")
+    assert _run(catalogue, *asked) == 0
+    path = catalogue.parent / "peers.json"
+    record = json.loads(path.read_text())
+    record["trials"]["counts"]["1"][0]["configuration_sha256"] = "of another release"
+    path.write_text(json.dumps(record))
+    capsys.readouterr()
+    assert _run(catalogue, *asked) == 2
+    assert "counts" in (said := capsys.readouterr().err)
+    assert "with other defaults; expected a new file" in said
+
+
+def test_the_configuration_of_a_trial_has_the_defaults_in_it() -> None:
+    trial = importlib.import_module("peer_trial")
+    ours = trial.System("ease", "ease", ([],))
+    digests = [
+        trial.configuration_sha256(ours, settings, ["dataset=tiny"])
+        for settings in ([], ["model.l2=500.0"], ["model.l2=7"])
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
 def test_a_peer_that_fails_is_left_out(catalogue: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(catalogue, "--peers", "counts", "broken", "--models", "--against", "counts") == 1
     printed = capsys.readouterr()
