@@ -39,8 +39,8 @@ class SLIM(IterativeModel):
     def __init__(
         self,
         n_items: int,
-        l1: float = 5.0,
-        l2: float = 500.0,
+        l1: float = 1.0,
+        l2: float = 200.0,
         user_exponent: float = 0.5,
         tolerance: float = 1e-3,
         max_sweeps: int = 50,
