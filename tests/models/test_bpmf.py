@@ -20,6 +20,8 @@ DTYPE = torch.float64
 
 
 class TestBPMF(ModelContract):
+    starts_at_random = True
+
     def fresh(self, n_items):
         return BPMF(n_items, latent_dim=3, n_burn_in=5, n_draws=4)
 
