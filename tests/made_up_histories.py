@@ -17,6 +17,14 @@ def random_histories(
     return csr_array(dense)
 
 
+def varied_histories(n_users: int = 150, n_items: int = 20, seed: int = 0) -> csr_array:
+    """Items of different popularity, in two groups of users, with hardly a tie between pairs of items."""
+    rng = np.random.default_rng(seed)
+    users, items = np.arange(n_users)[:, None], np.arange(n_items)
+    share = rng.uniform(0.1, 0.5, n_items) * np.where(users % 2 == items % 2, 1.5, 0.5)
+    return csr_array((rng.random((n_users, n_items)) < share).astype(np.float32))
+
+
 def checkerboard(n_users: int = 60, n_items: int = 20) -> csr_array:
     """Even users like even items, odd users like odd items; each misses the item of its own number."""
     users, items = np.indices((n_users, n_items))

@@ -16,38 +16,53 @@ Numbers = Any
 
 
 def finite(name: str, values: Any) -> Tensor:
-    """``values`` as a float64 tensor. Raises :class:`UserError` for what is no number, or not finite."""
-    try:
-        tensor = as_tensor(values).double()
-    except (TypeError, ValueError):
-        raise UserError(f"{name}: expected numbers, came {values!r}") from None
-    _refuse(name, "finite numbers", tensor, ~torch.isfinite(tensor))
+    """``values`` as a float64 tensor. Raises :class:`UserError` for what is no real number, or not finite."""
+    return floating(name, values).double()
+
+
+def floating(name: str, values: Any) -> Tensor:
+    """:func:`finite`, but a tensor keeps its precision."""
+    tensor = real(name, values)
+    refuse(name, "finite numbers", tensor, ~torch.isfinite(tensor))
     return tensor
 
 
-def as_tensor(values: Any) -> Tensor:
-    """A tensor as it is, anything else as float64. Raises what NumPy does for what is no number."""
-    return values if isinstance(values, Tensor) else torch.from_numpy(np.array(values, dtype=np.float64))
+def real(name: str, values: Any) -> Tensor:
+    """:func:`floating`, but infinities and NaN pass."""
+    try:
+        tensor = values if isinstance(values, Tensor) else _from_numpy(np.asarray(values))
+    except (TypeError, ValueError, OverflowError):
+        raise _no_numbers(name, values) from None
+    if tensor.is_complex():
+        raise _no_numbers(name, values)
+    return tensor if tensor.is_floating_point() else tensor.double()
+
+
+def whole(name: str, value: object, least: int) -> int:
+    """``value`` itself. Raises :class:`UserError` unless it is a whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise UserError(f"{name}: expected a whole number of at least {least}, came {value!r}")
+    return int(value)
 
 
 def positive(name: str, values: Any) -> Tensor:
     """:func:`finite`, and above zero."""
     tensor = finite(name, values)
-    _refuse(name, "numbers above 0", tensor, tensor <= 0)
+    refuse(name, "numbers above 0", tensor, tensor <= 0)
     return tensor
 
 
 def counts(name: str, values: Any) -> Tensor:
     """:func:`finite`, and whole numbers of 0 or more."""
     tensor = finite(name, values)
-    _refuse(name, "whole numbers of at least 0", tensor, (tensor < 0) | (tensor != tensor.round()))
+    refuse(name, "whole numbers of at least 0", tensor, (tensor < 0) | (tensor != tensor.round()))
     return tensor
 
 
 def binary(name: str, values: Any) -> Tensor:
     """:func:`finite`, and 0 or 1."""
     tensor = finite(name, values)
-    _refuse(name, "zeros and ones", tensor, (tensor != 0) & (tensor != 1))
+    refuse(name, "zeros and ones", tensor, (tensor != 0) & (tensor != 1))
     return tensor
 
 
@@ -92,8 +107,18 @@ def total_by_group(values: Tensor, index: Tensor, n_groups: int) -> Tensor:
     return torch.zeros(n_groups, dtype=values.dtype, device=values.device).index_add_(0, index, values)
 
 
-def _refuse(name: str, expected: str, tensor: Tensor, wrong: Tensor) -> None:
+def refuse(name: str, expected: str, tensor: Tensor, wrong: Tensor) -> None:
+    """Raise :class:`UserError` that names the first number that is ``wrong``, if there is one."""
     if wrong.any():
         place = tuple(int(i) for i in wrong.nonzero()[0])
         where = f" at {place if len(place) > 1 else place[0]}" if place else ""
         raise UserError(f"{name}: expected {expected}, came {float(tensor[place]):g}{where}")
+
+
+def _from_numpy(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array if array.dtype.kind == "c" else array.astype(np.float64))
+
+
+def _no_numbers(name: str, values: Any) -> UserError:
+    came = " ".join(repr(values).split())  # an array's has many lines
+    return UserError(f"{name}: expected numbers, came {came if len(came) <= 80 else came[:77] + '...'}")

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from recsys_vae.errors import UserError
-from recsys_vae.estimation.arguments import Numbers, broadcast, finite, positive
+from recsys_vae.estimation.arguments import Numbers, broadcast, finite, positive, whole
 from recsys_vae.estimation.normal_inverse_gamma import GaussianStatistics
 from recsys_vae.estimation.tweedie import tweedie_mean, tweedie_variance
 
@@ -64,8 +64,7 @@ def fit_atom_prior(x: Numbers, variance: Numbers, n_atoms: int = 100) -> AtomPri
     Raises :class:`UserError` for variances that are not positive, observations that are all equal, or too few atoms.
     """
     values, noise = _checked(x, variance)
-    if isinstance(n_atoms, bool) or n_atoms < 2:
-        raise UserError(f"n_atoms: expected a whole number of at least 2, came {n_atoms!r}")
+    whole("n_atoms", n_atoms, 2)
     if not bool(values.max() > values.min()):
         raise UserError("x: expected observations that differ, came a constant")
     atoms = torch.linspace(float(values.min()), float(values.max()), n_atoms, dtype=torch.float64)

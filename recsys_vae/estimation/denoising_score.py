@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from recsys_vae.errors import UserError
-from recsys_vae.estimation.arguments import Numbers, finite, positive
+from recsys_vae.estimation.arguments import Numbers, finite, positive, whole
 from recsys_vae.estimation.tweedie import tweedie_mean
 
 
@@ -99,8 +99,7 @@ def fit_denoising_score(
     if draws.ndim != 2 or draws.shape[0] < 2 or not bool((draws.std(dim=0) > 0).all()):
         raise UserError(f"clean: expected (n, latent) draws that differ, came shape {tuple(draws.shape)}")
     for name, value in (("hidden_dim", hidden_dim), ("n_steps", n_steps), ("batch_size", batch_size)):
-        if isinstance(value, bool) or value < 1:
-            raise UserError(f"{name}: expected a whole number of at least 1, came {value!r}")
+        whole(name, value, 1)
     generator = torch.Generator().manual_seed(seed)
     model = DenoisingScore(draws.shape[1], standard_deviation, hidden_dim)
     for layer in model.network:

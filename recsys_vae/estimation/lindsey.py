@@ -11,7 +11,7 @@ from numpy.polynomial import Legendre, legendre
 from torch import Tensor
 
 from recsys_vae.errors import UserError
-from recsys_vae.estimation.arguments import Numbers, finite
+from recsys_vae.estimation.arguments import Numbers, finite, whole
 from recsys_vae.estimation.laws import from_scipy
 from recsys_vae.estimation.poisson_regression import poisson_regression
 
@@ -57,13 +57,14 @@ def lindsey(x: Numbers, degree: int = 5, n_bins: int = 60) -> LogPolynomialDensi
     Raises :class:`UserError` for arguments out of range, numbers without spread, and a degree too high for them.
     """
     values = finite("x", x).numpy()
-    if degree < 2:
-        raise UserError(f"degree: expected at least 2, came {degree!r}")
-    if n_bins <= degree:
-        raise UserError(f"n_bins: expected more than the degree {degree}, came {n_bins!r}")
+    whole("degree", degree, 2)
+    whole("n_bins", n_bins, degree + 1)
     if values.ndim != 1 or not values.size or values.min() == values.max():
         raise UserError(f"x: expected a flat list of numbers that differ, came shape {values.shape}")
-    counts, edges = np.histogram(values, bins=n_bins)
+    try:
+        counts, edges = np.histogram(values, bins=n_bins)
+    except ValueError:
+        raise UserError("x: expected numbers that differ by more than rounding, came less") from None
     low, high = float(edges[0]), float(edges[-1])
     centres = (edges[1:] + edges[:-1]) / 2.0
     scaled = (2.0 * centres - low - high) / (high - low)

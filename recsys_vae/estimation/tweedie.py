@@ -6,14 +6,12 @@ With ``x | mu ~ N(mu, covariance)`` and any prior on mu (Robbins 1956, who credi
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from recsys_vae.errors import UserError
-from recsys_vae.estimation.arguments import Numbers, as_tensor
+from recsys_vae.estimation.arguments import Numbers, floating
 
 
 def tweedie_mean(x: Numbers, score: Numbers, covariance: Numbers) -> Float[Tensor, ...]:
@@ -25,8 +23,8 @@ def tweedie_mean(x: Numbers, score: Numbers, covariance: Numbers) -> Float[Tenso
         covariance: of the noise: its variance where it is the same for every coordinate; one variance a coordinate
             ``(latent,)``; or a matrix ``(latent, latent)``.
 
-    Raises :class:`UserError` for shapes that do not fit, a variance that is not positive, or a matrix that is not a
-    covariance.
+    Raises :class:`UserError` for what is no finite number, shapes that do not fit, a variance that is not positive, or
+    a matrix that is not a covariance.
     """
     position, gradient, noise = _checked(x, score, covariance, "score")
     if noise.ndim == 2:
@@ -43,7 +41,7 @@ def tweedie_covariance(hessian: Numbers, covariance: Numbers) -> Float[Tensor, "
 
     Raises :class:`UserError` as :func:`tweedie_mean` does.
     """
-    curvature = _floating(hessian)
+    curvature = floating("hessian", hessian)
     if curvature.ndim < 2 or curvature.shape[-1] != curvature.shape[-2]:
         raise UserError(f"hessian: expected square matrices, came shape {tuple(curvature.shape)}")
     latent = curvature.shape[-1]
@@ -59,43 +57,40 @@ def tweedie_variance(second_derivative: Numbers, variance: Numbers) -> Float[Ten
         second_derivative: of the marginal log-density at each ``x``, any shape.
         variance: of the noise: a positive number, or one for each coordinate of the last axis.
 
-    Raises :class:`UserError` for a variance that is not positive or does not fit.
+    Raises :class:`UserError` for what is no finite number, and a variance that is not positive or does not fit.
     """
-    curvature = _floating(second_derivative)
-    noise = _covariance(variance, curvature.shape[-1] if curvature.ndim else 1, curvature)
-    if noise.ndim == 2:
+    curvature = floating("second_derivative", second_derivative)
+    given = floating("variance", variance)
+    if given.ndim > 1:
         raise UserError("variance: expected numbers, came a matrix; tweedie_covariance takes one")
+    noise = _variances("variance", given.to(curvature), curvature.shape[-1] if curvature.ndim else 1)
     return noise * (1.0 + noise * curvature)
 
 
 def _checked(x: Numbers, other: Numbers, covariance: Numbers, name: str) -> tuple[Tensor, Tensor, Tensor]:
-    position = _floating(x)
-    values = _floating(other).to(position)
+    position = floating("x", x)
+    values = floating(name, other).to(position)
     if values.shape != position.shape:
         raise UserError(
             f"{name}: expected the shape of x, {tuple(position.shape)}, came {tuple(values.shape)}"
         )
-    if not position.ndim and as_tensor(covariance).ndim == 2:
+    if not position.ndim and floating("covariance", covariance).ndim == 2:
         raise UserError("x: expected at least one axis under a covariance matrix, came a number")
     return position, values, _covariance(covariance, position.shape[-1] if position.ndim else 1, position)
 
 
-def _floating(values: Any) -> Tensor:
-    # A tensor keeps its precision: the formula serves networks, too.
-    tensor = as_tensor(values)
-    return tensor if tensor.is_floating_point() else tensor.double()
+def _variances(name: str, noise: Tensor, latent: int) -> Tensor:
+    if not bool((noise > 0).all() & torch.isfinite(noise).all()):
+        raise UserError(f"{name}: expected variances above 0, came {noise.tolist()}")
+    if noise.ndim and noise.shape != (latent,):
+        raise UserError(f"{name}: expected {latent} variances, one a coordinate, came {noise.shape[0]}")
+    return noise
 
 
-def _covariance(covariance: Any, latent: int, like: Tensor) -> Tensor:
-    noise = _floating(covariance).to(like)
+def _covariance(covariance: Numbers, latent: int, like: Tensor) -> Tensor:
+    noise = floating("covariance", covariance).to(like)
     if noise.ndim < 2:
-        if not bool((noise > 0).all() & torch.isfinite(noise).all()):
-            raise UserError(f"covariance: expected variances above 0, came {noise.tolist()}")
-        if noise.ndim and noise.shape != (latent,):
-            raise UserError(
-                f"covariance: expected {latent} variances, one a coordinate, came {noise.shape[0]}"
-            )
-        return noise
+        return _variances("covariance", noise, latent)
     if noise.shape != (latent, latent):
         raise UserError(f"covariance: expected a matrix of {latent} by {latent}, came {tuple(noise.shape)}")
     tolerance = 16.0 * torch.finfo(noise.dtype).eps

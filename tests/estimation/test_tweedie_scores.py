@@ -198,7 +198,7 @@ class TestLindsey:
         ("arguments", "message"),
         [
             (([1.0, 1.0],), "x: expected a flat list of numbers that differ"),
-            (([1.0, 2.0, 3.0], 1), "degree: expected at least 2"),
+            (([1.0, 2.0, 3.0], 1), "degree: expected a whole number of at least 2"),
             (([1.0, 2.0, 3.0], 5, 5), "n_bins"),
             (([1.0, 2.0, 3.0], 9, 10), "degree: 9 is too high"),
         ],
@@ -308,7 +308,7 @@ class TestRobbins:
             (([0, 1.5], [0]), "observed: expected whole numbers"),
             (([], [0]), "observed: expected a flat list"),
             (([0, 1, 2], [-1]), "at: expected whole numbers"),
-            (([0, 1], [0]), "observed: expected counts above 6"),
+            (([0, 1], [0]), "observed: expected counts above 5"),
             (([0, 1, 2], [0], 0), "degree"),
         ],
     )

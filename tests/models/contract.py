@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from made_up_histories import checkerboard, random_histories
+from made_up_histories import checkerboard, random_histories, varied_histories
 from safetensors.torch import load_file, save_file
 from scipy.sparse import csr_array, vstack
 
@@ -18,6 +18,8 @@ class ModelContract:
     """Inherit and provide ``fitted`` and ``fresh``."""
 
     learns_tastes = True
+    # Of initial weights, gradient steps or draws: what is learned then hangs on where a user and an item stand.
+    starts_at_random = False
 
     def fresh(self, n_items: int) -> RecommenderModel:
         """A model as its constructor leaves it."""
@@ -54,6 +56,36 @@ class ModelContract:
         again.load_state_dict(load_file(tmp_path / "model.safetensors"))
         again.eval()
         assert torch.equal(model.score(matrix), again.score(matrix))
+
+    def test_two_fits_are_the_same_to_the_bit(self) -> None:
+        matrix = random_histories()
+        state, again = (self.fitted(matrix).state_dict() for _ in range(2))
+        assert state.keys() == again.keys()
+        for name, tensor in state.items():
+            assert torch.equal(tensor, again[name]), name
+
+    def test_the_order_of_the_users_does_not_matter(self) -> None:
+        if self.starts_at_random:
+            pytest.skip("it does, where users come by chance")
+        matrix = varied_histories()
+        order = np.random.default_rng(1).permutation(matrix.shape[0])
+        self._assert_same_scores(self.fitted(matrix[order]).score(matrix), self.fitted(matrix).score(matrix))
+
+    def test_the_order_of_the_items_does_not_matter(self) -> None:
+        if self.starts_at_random:
+            pytest.skip("it does, where each item starts at random weights of its own")
+        matrix = varied_histories()
+        order = np.random.default_rng(1).permutation(matrix.shape[1])
+        permuted = csr_array(matrix[:, order])
+        permuted.sort_indices()
+        found = self.fitted(permuted).score(permuted)
+        self._assert_same_scores(found, self.fitted(matrix).score(matrix)[:, order])
+
+    @staticmethod
+    def _assert_same_scores(found: torch.Tensor, expected: torch.Tensor) -> None:
+        # In another order sums come out otherwise in their last digits.
+        largest = float(expected.abs().max())
+        torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-5 * largest)
 
     def test_a_history_over_other_items_is_refused(self) -> None:
         matrix = random_histories(n_items=30)

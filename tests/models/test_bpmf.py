@@ -20,6 +20,8 @@ DTYPE = torch.float64
 
 
 class TestBPMF(ModelContract):
+    starts_at_random = True
+
     def fresh(self, n_items):
         return BPMF(n_items, latent_dim=3, n_burn_in=5, n_draws=4)
 
@@ -220,6 +222,22 @@ def test_squared_error_is_over_all_pairs() -> None:
     r = matrix.toarray().astype(np.float64)
     dense = ((0.3 + r) * ((r > 0) - (state.users @ state.items.mT).numpy()) ** 2).sum()
     assert gibbs.squared_error(state) == pytest.approx(dense, rel=1e-12)
+
+
+def test_noise_precision_is_drawn_from_the_gamma_law_of_all_pairs() -> None:
+    # Most pairs are not observed, yet each of the 108 counts: 33 have a value.
+    matrix = weighted_histories()
+    gibbs = BlockedGibbs(
+        matrix, np.ones(matrix.nnz), 0.3, HYPER_PRIOR, noise_shape=2.0, noise_rate=3.0, dtype=DTYPE
+    )
+    generator = torch.Generator().manual_seed(0)
+    state = gibbs.start(3, generator)
+    r = matrix.toarray().astype(np.float64)
+    squared_error = ((0.3 + r) * ((r > 0) - (state.users @ state.items.mT).numpy()) ** 2).sum()
+    law = stats.gamma(2.0 + r.size / 2, scale=1 / (3.0 + squared_error / 2))
+    draws = [gibbs.draw_noise_precision(state, generator) for _ in range(4000)]
+    assert abs(np.mean(draws) - law.mean()) < 4.0 * law.std() / np.sqrt(4000)
+    assert stats.kstest(draws, law.cdf).pvalue > 1e-4
 
 
 def test_draws_do_not_depend_on_the_blocks(monkeypatch) -> None:

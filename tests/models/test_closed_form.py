@@ -48,7 +48,12 @@ class TestRatedPopularity(ModelContract):
         return Popularity(n_items, estimate="normal_inverse_gamma", rank_by="lower")
 
     def fitted(self, matrix):
-        return self.fresh(matrix.shape[1]).fit(rated(matrix))
+        # Ratings that follow users and items into any order: by how many items a user has, and users an item.
+        n_items, n_users = np.diff(matrix.indptr), np.bincount(matrix.indices, minlength=matrix.shape[1])
+        ratings = matrix.copy()
+        phase = np.repeat(n_items, n_items) * n_users[matrix.indices]
+        ratings.data = np.rint(3.0 + 2.0 * np.sin(phase)).astype(np.float32)
+        return self.fresh(matrix.shape[1]).fit(ratings)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +233,7 @@ class TestRP3Beta(ModelContract):
 
 class TestSLIM(ModelContract):
     def fresh(self, n_items):
-        return SLIM(n_items, l1=0.2, l2=1.0)
+        return SLIM(n_items, l1=0.2, l2=1.0, tolerance=1e-6, max_sweeps=200)
 
     def fitted(self, matrix):
         return self.fresh(matrix.shape[1]).fit(matrix)

@@ -38,6 +38,8 @@ def train(model: DiffRec, matrix: csr_array, n_steps: int, lr: float = 1e-2, **o
 
 
 class TestDiffRec(ModelContract):
+    starts_at_random = True
+
     def fresh(self, n_items):
         return DiffRec(n_items, hidden_dims=[16], n_steps=3, seed=1)
 

@@ -88,6 +88,15 @@ def test_a_killed_fit_carries_on_to_the_bit(tmp_path, model, last) -> None:
     assert resumed.begun[0] == last
 
 
+@pytest.mark.parametrize("last", [8, 12, 15])
+def test_columns_of_slim_that_are_done_stay_done(tmp_path, last) -> None:
+    path = tmp_path / "fit.safetensors"
+    kill("slim", path, last)
+    moving = load_file(path)["moving"]
+    assert 0 < moving.sum() < len(moving) == 30
+    assert_same(MODELS["slim"]().fit(MATRIX, FitCheckpoint(path, 0.0)), MODELS["slim"]().fit(MATRIX))
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_a_fit_killed_twice_repeats_what_was_not_saved(tmp_path, monkeypatch, model) -> None:
     path, clock = tmp_path / "fit.safetensors", itertools.count()

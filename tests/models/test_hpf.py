@@ -26,6 +26,8 @@ SETTINGS = {
 
 
 class TestHPF(ModelContract):
+    starts_at_random = True
+
     def fresh(self, n_items):
         return HPF(n_items, latent_dim=3)
 

@@ -37,6 +37,8 @@ def trained(**options) -> tuple[Hybrid, csr_array]:
 
 
 class TestHybrid(ModelContract):
+    starts_at_random = True
+
     def fresh(self, n_items):
         return build(n_items)
 

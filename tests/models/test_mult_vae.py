@@ -28,6 +28,8 @@ def train_a_little(model, matrix, objective, steps=150, seed=0):
 
 
 class TestMultVAE(ModelContract):
+    starts_at_random = True
+
     def fresh(self, n_items):
         return MultVAE(n_items, latent_dim=4, hidden_dims=[8], seed=3)
 
@@ -36,6 +38,8 @@ class TestMultVAE(ModelContract):
 
 
 class TestMultDAE(ModelContract):
+    starts_at_random = True
+
     def fresh(self, n_items):
         return MultDAE(n_items, latent_dim=4, hidden_dims=[8], seed=3)
 

@@ -37,6 +37,8 @@ def train_a_little(model: RecVAE, matrix, n_epochs: int = 60) -> RecVAE:
 
 
 class TestRecVAE(ModelContract):
+    starts_at_random = True
+
     def fresh(self, n_items):
         return small(n_items)
 

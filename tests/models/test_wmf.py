@@ -18,6 +18,8 @@ from recsys_vae.posterior.density import PosteriorDensity, latent_model
 
 
 class TestWMF(ModelContract):
+    starts_at_random = True
+
     def fresh(self, n_items):
         return WMF(n_items, latent_dim=3, l2=0.02)
 
