@@ -24,6 +24,7 @@ def draw(rows: Sequence[dict], seconds: str) -> Figure:  # type: ignore[type-arg
     """The figure of a table's ``rows``; ``seconds`` is "to_best" or "fit"."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
+    longest = max(row["seconds"][seconds] for row in rows)
     for row in rows:
         x = max(SHORTEST, row["seconds"][seconds])
         y, error = row["metrics"][SELECTED_BY]
@@ -31,13 +32,13 @@ def draw(rows: Sequence[dict], seconds: str) -> Figure:  # type: ignore[type-arg
         colour = "tab:blue" if ours else "tab:gray"
         fill = colour if ours else "white"
         axes.errorbar(x, y, error, color=colour, marker="o", markerfacecolor=fill, capsize=2)
-        axes.annotate(name, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8, color=colour)
+        # Names go to the right of their points, but where the picture ends.
+        side, shift = ("right", -6) if x > longest / 2 else ("left", 6)
+        axes.annotate(name, (x, y), (shift, 4), textcoords="offset points", fontsize=8, color=colour, ha=side)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")
-    left, right = axes.get_xlim()
-    axes.set_xlim(left, right * (right / left) ** 0.25)  # room for the last point's name
     what = "until the epoch that is used" if seconds == "to_best" else "until it stops, with validation"
     axes.set(xlabel=f"seconds of training {what}", ylabel=f"test {SELECTED_BY}")
     axes.grid(alpha=0.3)
