@@ -32,7 +32,8 @@ def run(config: DictConfig) -> None:
     set_threads(config.threads)
     for key, choices in (("what", ("users", "items", "weights")), ("space", ("latent", "retrieval"))):
         if config[key] not in choices:
-            raise UserError(f"{key}: expected {' or '.join(choices)}, came {config[key]!r}")
+            expected = " or ".join([", ".join(choices[:-1]), choices[-1]])
+            raise UserError(f"{key}: expected {expected}, came {config[key]!r}")
     suffixes = (".parquet",) if config.what == "weights" else (".parquet", ".npz", ".safetensors")
     output = check_output(config.output, suffixes)
     if config.what != "users" and config.input is not None:

@@ -570,7 +570,7 @@ def test_what_evaluate_refuses(refused, runs, arguments, said) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["what=usrs"], "what: expected users or items, came 'usrs'"),
+        (["what=usrs"], "what: expected users, items or weights, came 'usrs'"),
         (["space=ltent"], "space: expected latent or retrieval, came 'ltent'"),
         (["batch_size=0"], "batch_size: expected a whole number of at least 1, came 0"),
         (["batch_size=-1"], "batch_size: expected a whole number of at least 1, came -1"),

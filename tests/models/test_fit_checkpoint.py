@@ -89,7 +89,7 @@ def test_a_killed_fit_carries_on_to_the_bit(tmp_path, model, last) -> None:
     assert resumed.begun[0] == last
 
 
-@pytest.mark.parametrize("last", [8, 12, 15])
+@pytest.mark.parametrize("last", [6, 7, 8])
 def test_columns_of_slim_that_are_done_stay_done(tmp_path, last) -> None:
     path = tmp_path / "fit.safetensors"
     kill("slim", path, last)
