@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
+from hashlib import sha256
 
 import numpy as np
 import torch
@@ -115,6 +116,8 @@ class RatingFactorisation:
         state = gibbs.start(self.latent_dim, generator)
         n_sweeps = self.n_burn_in + self.n_draws
         progress = Progress(log, "bpmf", n_sweeps)
+        # The chain of other data has other names in its file, and so is refused.
+        own = f"of_{self._digest(users, items, ratings, query_users, query_items)}"
 
         def tensors() -> dict[str, Tensor]:
             # A sweep draws the priors and the noise before it needs them.
@@ -123,6 +126,7 @@ class RatingFactorisation:
                 "items": state.items,
                 "expected": expected,
                 "noise_precision": noise_precision,
+                own: torch.zeros(()),
             }
 
         for done in checkpoint.iterations(n_sweeps, tensors, generator):
@@ -134,6 +138,13 @@ class RatingFactorisation:
                 expected[place] = centre + products.double()
                 noise_precision[place] = state.noise_precision
         return RatingPredictive(expected.numpy(), noise_precision.numpy())
+
+    def _digest(self, *arrays: np.ndarray) -> str:
+        """Of the settings and the data."""
+        digest = sha256(repr(self).encode())
+        for array in arrays:
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
 
     def _conditionals(
         self,

@@ -90,6 +90,9 @@ def test_a_chain_that_was_interrupted_goes_on_to_the_same_numbers(
     monkeypatch.setattr(BlockedGibbs, "sweep", sweep)
     assert script.main([*given, "--checkpoint", str(kept), "--output", str(resumed)]) == 0
     pd.testing.assert_frame_equal(pd.read_parquet(resumed), pd.read_parquet(whole))
+    capsys.readouterr()
+    assert script.main([*given, "--checkpoint", str(kept), "--seed", "2"]) == 2
+    assert f"resume: {kept} is not a whole checkpoint" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
