@@ -51,16 +51,16 @@ SECTIONS = ("epoch", "peer", "accuracy", "ranking", "scale")
 MONITOR = f"ndcg@{NDCG_AT}"
 PAPER_BATCH = 500
 # What an epoch may be run with. The second estimates the softmax's gradient, without bias, from a fifth of the items.
-EXACT, SAMPLED, BF16 = "float32", "float32, gradient_share=0.2", "bf16-mixed"
+EXACT, SAMPLED, BF16 = "float32", "float32, item_share=0.2", "bf16-mixed"
 # Numbers in float32, products of matrices in bfloat16 where the CPU has it.
 MEDIUM = "float32, products in bf16"
-BOTH = "float32, products in bf16, gradient_share=0.2"
+BOTH = "float32, products in bf16, item_share=0.2"
 VARIANTS = {
     EXACT: (),
-    SAMPLED: ("trainer.objective.gradient_share=0.2",),
+    SAMPLED: ("trainer.objective.item_share=0.2",),
     BF16: ("trainer.precision=bf16-mixed",),
     MEDIUM: ("trainer.float32_matmul_precision=medium",),
-    BOTH: ("trainer.float32_matmul_precision=medium", "trainer.objective.gradient_share=0.2"),
+    BOTH: ("trainer.float32_matmul_precision=medium", "trainer.objective.item_share=0.2"),
 }
 Row = tuple[str, str, str]
 

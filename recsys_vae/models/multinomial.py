@@ -47,13 +47,9 @@ def log_likelihood_and_gradient(
     weight: Float[Tensor, "items features"],
     bias: Float[Tensor, " items"],
     rows: SparseRows,
-    *,
-    with_expected: bool = True,
-) -> tuple[Float[Tensor, " users"], Float[Tensor, "users items"], Float[Tensor, " items"] | None]:
-    """The log-likelihood (float32), its gradient with respect to the logits, and the expected count of each item.
+) -> tuple[Float[Tensor, " users"], Float[Tensor, "users items"]]:
+    """The log-likelihood (float32), and its gradient with respect to the logits, ``x - N * softmax(logits)``.
 
-    The gradient is ``x - N * softmax(logits)``; expected counts, on demand, are ``N * softmax(logits)`` summed over the
-    users.
     Outside automatic differentiation. One matrix of users by items is kept, a second lives for a moment.
     """
     logits = padded_logits(hidden, weight, bias)
@@ -65,11 +61,10 @@ def log_likelihood_and_gradient(
     # The largest probability is at least 1 / items, so this form of the log normaliser never underflows.
     log_normaliser = largest - probabilities.amax(dim=-1).float().log()
     counts = lengths.to(probabilities.dtype)
-    expected = (counts @ probabilities)[: rows.n_items] if with_expected else None
     gradient = probabilities.mul_(-counts.unsqueeze(-1))
     flat = rows.users * gradient.shape[1] + rows.items
     gradient.view(-1).index_add_(0, flat, rows.values.to(gradient.dtype))
-    return observed - lengths * log_normaliser, gradient[:, : rows.n_items], expected
+    return observed - lengths * log_normaliser, gradient[:, : rows.n_items]
 
 
 class _MultinomialOutput(torch.autograd.Function):
@@ -86,9 +81,7 @@ class _MultinomialOutput(torch.autograd.Function):
         if torch.is_autocast_enabled(hidden.device.type):
             dtype = torch.get_autocast_dtype(hidden.device.type)
             hidden, weight, bias = hidden.to(dtype), weight.to(dtype), bias.to(dtype)
-        log_likelihood, gradient, _ = log_likelihood_and_gradient(
-            hidden, weight, bias, rows, with_expected=False
-        )
+        log_likelihood, gradient = log_likelihood_and_gradient(hidden, weight, bias, rows)
         ctx.save_for_backward(hidden, weight, gradient)
         return log_likelihood
 

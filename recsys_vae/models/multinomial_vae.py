@@ -13,7 +13,7 @@ from recsys_vae.models.base import GradientModel, check_interval, check_positive
 from recsys_vae.models.gaussian_posterior import GaussianPosterior
 from recsys_vae.models.multinomial import MultinomialOutput
 from recsys_vae.models.multinomial_likelihood import MultinomialLikelihood
-from recsys_vae.models.sampled_gradient import sampled_gradient_log_likelihood
+from recsys_vae.models.sampled_softmax import sampled_log_likelihood
 from recsys_vae.models.sparse_rows import SparseRows, sparse_product
 
 
@@ -78,19 +78,19 @@ class MultinomialVAE(GradientModel):
         latent: Float[Tensor, "users latent"],
         histories: SparseRows,
         *,
-        gradient_share: float = 1.0,
+        item_share: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, " users"]:
         """``log p(x | z)`` in nats, per user, without the multinomial coefficient.
 
-        The value is exact. Its gradient is too, unless ``gradient_share`` is below 1: then it is an unbiased
-        estimate from that share of the items, drawn by ``generator`` (see :mod:`~recsys_vae.models.sampled_gradient`).
+        Exact, unless ``item_share`` is below 1: then it is estimated from that share of the items, drawn by
+        ``generator`` (see :mod:`~recsys_vae.models.sampled_softmax`).
         """
         hidden = self.decode_hidden(latent)
-        if gradient_share == 1.0:
+        if item_share == 1.0:
             return self.output.log_likelihood(hidden, histories)
-        return sampled_gradient_log_likelihood(
-            hidden, self.output.weight, self.output.bias, histories, gradient_share, generator
+        return sampled_log_likelihood(
+            hidden, self.output.weight, self.output.bias, histories, item_share, generator
         )
 
     def likelihood(self, histories: SparseRows) -> MultinomialLikelihood:

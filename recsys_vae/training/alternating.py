@@ -31,21 +31,19 @@ class AlternatingELBO(Objective):
     Args:
         n_encoder_passes: over the users, in an epoch.
         n_decoder_passes: likewise.
-        gradient_share: below 1, the likelihood's gradient is estimated, without bias, from that share of the items.
+        item_share: below 1, the likelihood is estimated from that share of the items.
     """
 
     trains = RecVAE
     trains_in_turn = True
 
-    def __init__(
-        self, n_encoder_passes: int = 3, n_decoder_passes: int = 1, gradient_share: float = 1.0
-    ) -> None:
+    def __init__(self, n_encoder_passes: int = 3, n_decoder_passes: int = 1, item_share: float = 1.0) -> None:
         check_positive("objective.n_encoder_passes", n_encoder_passes)
         check_positive("objective.n_decoder_passes", n_decoder_passes)
-        check_share(gradient_share)
+        check_share(item_share)
         self.n_encoder_passes = n_encoder_passes
         self.n_passes = n_encoder_passes + n_decoder_passes
-        self.gradient_share = gradient_share
+        self.item_share = item_share
         self._previous: GaussianPosterior | None = None
         self._trains_encoder = True
 
@@ -83,7 +81,7 @@ class AlternatingELBO(Objective):
         latent = torch.addcmul(mean, posterior.standard_deviation, noise)
         with _constant(model.output) if self._trains_encoder else contextlib.nullcontext():
             log_likelihood = model.log_likelihood(
-                latent, histories, gradient_share=self.gradient_share, generator=generator
+                latent, histories, item_share=self.item_share, generator=generator
             )
         # log q at its own draw, whose distance from the mean is the noise.
         log_posterior = -0.5 * (noise.square() + log_variance + math.log(2.0 * math.pi)).sum(dim=-1)

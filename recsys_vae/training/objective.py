@@ -38,7 +38,7 @@ class LatentModel(Protocol):
         latent: Float[Tensor, "users latent"],
         histories: SparseRows,
         *,
-        gradient_share: float = 1.0,
+        item_share: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, " users"]:
         """``log p(x | z)`` in nats, per user."""
@@ -105,14 +105,14 @@ class MonteCarloELBO(Objective):
     """Estimate ``E_q[log p(x|z)]`` by the mean over ``n_samples`` reparameterised draws; the KL is exact.
 
     Unbiased for any ``n_samples``; the variance falls as its inverse. One draw, as in the paper, is usual.
-    A ``gradient_share`` below 1 estimates the likelihood's gradient, without bias, from that share of the items.
+    An ``item_share`` below 1 estimates the likelihood from that share of the items.
     """
 
-    def __init__(self, n_samples: int = 1, gradient_share: float = 1.0) -> None:
+    def __init__(self, n_samples: int = 1, item_share: float = 1.0) -> None:
         check_positive("objective.n_samples", n_samples)
-        check_share(gradient_share)
+        check_share(item_share)
         self.n_samples = n_samples
-        self.gradient_share = gradient_share
+        self.item_share = item_share
 
     def __call__(
         self,
@@ -125,7 +125,7 @@ class MonteCarloELBO(Objective):
         posterior = model.encode(histories, generator=generator)
         draws = sample_gaussian(posterior, self.n_samples, generator)
         log_likelihoods = [
-            model.log_likelihood(latent, histories, gradient_share=self.gradient_share, generator=generator)
+            model.log_likelihood(latent, histories, item_share=self.item_share, generator=generator)
             for latent in draws
         ]
         return ObjectiveTerms(torch.stack(log_likelihoods).mean(dim=0), gaussian_kl(posterior))
@@ -134,12 +134,12 @@ class MonteCarloELBO(Objective):
 class PointLogLikelihood(Objective):
     """``log p(x | z)`` at the encoder's point estimate, without a KL term: the objective of Mult-DAE.
 
-    ``gradient_share`` is that of :class:`MonteCarloELBO`.
+    ``item_share`` is that of :class:`MonteCarloELBO`.
     """
 
-    def __init__(self, gradient_share: float = 1.0) -> None:
-        check_share(gradient_share)
-        self.gradient_share = gradient_share
+    def __init__(self, item_share: float = 1.0) -> None:
+        check_share(item_share)
+        self.item_share = item_share
 
     def __call__(
         self,
@@ -151,11 +151,11 @@ class PointLogLikelihood(Objective):
         """Terms per user; the KL is 0."""
         latent = model.encode(histories, generator=generator).mean
         log_likelihood = model.log_likelihood(
-            latent, histories, gradient_share=self.gradient_share, generator=generator
+            latent, histories, item_share=self.item_share, generator=generator
         )
         return ObjectiveTerms(log_likelihood, torch.zeros_like(log_likelihood))
 
 
-def check_share(gradient_share: float) -> None:
+def check_share(item_share: float) -> None:
     """Raise :class:`UserError` unless it is a share of the items, and not of none."""
-    check_interval("objective.gradient_share", gradient_share, 0.0, 1.0, include_low=False, include_high=True)
+    check_interval("objective.item_share", item_share, 0.0, 1.0, include_low=False, include_high=True)

@@ -144,10 +144,10 @@ def test_users_are_found_again_in_any_order() -> None:
     torch.testing.assert_close(loss, papers_loss(model, x, noise, 0.05), rtol=1e-5, atol=1e-5)
 
 
-def test_a_sampled_gradient_is_that_of_the_decoder_alone_in_its_turn() -> None:
+def test_a_sampled_softmax_is_that_of_the_decoder_alone_in_its_turn() -> None:
     matrix = random_histories(n_users=8, n_items=20)
     model, rows = moved(network(20)), SparseRows.from_csr(matrix)
-    objective = AlternatingELBO(gradient_share=0.5)
+    objective = AlternatingELBO(item_share=0.5)
     objective.begin_training(model)
     for number, trained in ((ENCODER, model.encoder), (DECODER, model.output)):
         model.zero_grad(set_to_none=True)
@@ -268,9 +268,7 @@ def test_another_model_is_refused() -> None:
         AlternatingELBO().begin_training(MultVAE(20, latent_dim=2, hidden_dims=[4]))
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"n_encoder_passes": 0}, {"n_decoder_passes": 0}, {"gradient_share": 0.0}]
-)
+@pytest.mark.parametrize("arguments", [{"n_encoder_passes": 0}, {"n_decoder_passes": 0}, {"item_share": 0.0}])
 def test_settings_out_of_range(arguments) -> None:
     with pytest.raises(UserError, match=next(iter(arguments))):
         AlternatingELBO(**arguments)

@@ -45,7 +45,7 @@ class LinearVAE(nn.Module):
         latent: Tensor,
         histories: SparseRows,
         *,
-        gradient_share: float = 1.0,
+        item_share: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         expected = latent @ self.decoder.T + self.mean
