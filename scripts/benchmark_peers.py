@@ -15,7 +15,8 @@ which the paired tests can be computed again. What is there is not run again, so
 `python scripts/plot_peers.py OUTPUT PICTURE` shows time and accuracy together.
 
 Seconds are those of training up to the epoch that is used (of fitting, where there are no epochs), and in all, with
-validation until training stops; the peak is of the whole process. Measure on an idle machine.
+validation until training stops; the peak is of the whole process. Measure on an idle machine; --jobs runs several
+trials side by side, whose seconds then are for orders of magnitude.
 """
 
 from __future__ import annotations
@@ -25,14 +26,15 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from machine import describe_machine
 from peer_environment import PeerEnvironmentError
 from peer_ranking import SELECTED_BY
+from peer_results import OtherDefaultsError, Results
 from peer_split import read_split
 from peer_table import chosen, markdown, table_rows
 from peer_trial import Options, Record, System, configuration_sha256, read_systems, run_ours, run_peer
@@ -42,108 +44,89 @@ from recsys_vae.errors import UserError
 CATALOGUE = Path(__file__).with_suffix(".yaml")
 
 
-class OtherDefaultsError(UserError):
-    """What is in the output was run with other defaults than there are now."""
+class Bench:
+    """Runs the trials that the results lack, several side by side where the options say so."""
 
+    def __init__(self, systems: Sequence[System], results: Results, options: argparse.Namespace) -> None:
+        self._systems, self._results, self._options = systems, results, options
+        self._shared = Options(options.overrides, options.folder, options.recvae_reference, options.threads)
+        self._machine = describe_machine()
+        self._splits = {seed: read_split(options.overrides, seed) for seed in options.seeds}
+        self.left_out: dict[str, str] = {}
 
-class Results:
-    """The trials that were run, in a JSON file, and beside it the metrics of every user, a file a trial."""
+    def fill(self) -> dict[str, list[Record]]:
+        """Run what is lacking; return each system's chosen trial on every split, in the order of the seeds.
 
-    def __init__(self, path: Path, overrides: list[str]) -> None:
-        """Take up what is in ``path``; raises ``UserError`` if it is of another dataset."""
-        self.path = path
-        self.folder = path.with_name(f"{path.name}.per_user")
-        self.record: Record = {"overrides": overrides, "trials": {}}
-        if path.exists():
-            self.record = json.loads(path.read_text())
-            if self.record["overrides"] != overrides:
-                raise UserError(f"--output: {path} is of {self.record['overrides']}; expected a new file")
+        A failure leaves its system out, and its message in ``left_out``: of `recsys-vae`, the last.
+        """
+        first, *_ = self._options.seeds
+        picks: dict[tuple[str, int], Future[Record | None]] = {}
+        pool = ThreadPoolExecutor(self._options.jobs)
+        try:
+            for seed in self._options.seeds:
+                for system in self._systems:
+                    # Begun in this order, so what is waited for has begun before.
+                    before = picks.get((system.name, first))
+                    picks[system.name, seed] = pool.submit(self._split, system, seed, before)
+            chosen_of = {key: future.result() for key, future in picks.items()}
+        finally:
+            pool.shutdown(cancel_futures=True)
+        of_system = {
+            system.name: [chosen_of[system.name, seed] for seed in self._options.seeds]
+            for system in self._systems
+        }
+        return {
+            name: [trial for trial in trials if trial is not None]
+            for name, trials in of_system.items()
+            if None not in trials
+        }
 
-    def trials(self, name: str, seed: int) -> list[Record]:
-        """The trials of a system on a split."""
-        found: list[Record] = self.record["trials"].setdefault(name, {}).setdefault(str(seed), [])
-        return found
-
-    def check_configuration(self, name: str, trials: Sequence[Record], settings: Any, digest: str) -> None:
-        """Raise ``OtherDefaultsError`` if the trial with these settings ran with other defaults."""
-        (trial,) = (trial for trial in trials if trial["settings"] == settings)
-        if trial["configuration_sha256"] != digest:
-            raise OtherDefaultsError(
-                f"--output: {self.path} has {name} {json.dumps(settings)} with other defaults; expected a new file"
+    def _split(self, system: System, seed: int, first: Future[Record | None] | None) -> Record | None:
+        """The chosen trial of a system on one split; ``first`` is that of the first split."""
+        before = None if first is None else first.result()
+        if first is not None and before is None:
+            return None
+        settings = list(system.trials[: self._options.trials])
+        if self._options.tune == "first" and before is not None:
+            settings = [before["settings"]]
+        split = self._splits[seed]
+        trials = self._results.trials(system.name, seed)
+        if any(trial["split_sha256"] != split.sha256 for trial in trials):
+            raise UserError(
+                f"--output: {self._results.path} is of another split of seed {seed}; expected a new file"
             )
+        try:
+            for tried in settings:
+                self._trial(system, tried, seed)
+        except OtherDefaultsError:
+            raise
+        except (UserError, PeerEnvironmentError) as error:
+            print(f"{system.name}: left out: {error}", file=sys.stderr)
+            self.left_out[system.name] = str(error).rpartition("recsys-vae: ")[2]
+            return None
+        return chosen(trials, settings)
 
-    def add(self, name: str, seed: int, trial: Record, per_user: pd.DataFrame) -> None:
-        """Keep a trial; the files are whole whenever the program is stopped."""
-        trials = self.trials(name, seed)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        trial["per_user"] = f"{name}-seed{seed}-trial{len(trials)}.parquet"
-        per_user.to_parquet(self.folder / trial["per_user"], index=False)
-        trials.append(trial)
-        self.save()
-
-    def save(self) -> None:
-        """Write the JSON file."""
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        partial.write_text(json.dumps(self.record, indent=2) + "\n")
-        partial.replace(self.path)
-
-
-def fill(
-    systems: Sequence[System],
-    results: Results,
-    options: argparse.Namespace,
-    left_out: dict[str, str] | None = None,
-) -> dict[str, list[Record]]:
-    """Run what is lacking; return each system's chosen trial on every split.
-
-    A failure leaves its system out, and its message in ``left_out``: of `recsys-vae`, the last.
-    """
-    picked: dict[str, list[Record]] = {system.name: [] for system in systems}
-    machine = describe_machine()
-    shared = Options(options.overrides, options.folder, options.recvae_reference, options.threads)
-    for seed in options.seeds:
-        split = read_split(options.overrides, seed)
-        for system in systems:
-            if system.name not in picked:
-                continue
-            settings = list(system.trials[: options.trials])
-            if options.tune == "first" and picked[system.name]:
-                settings = [picked[system.name][0]["settings"]]
-            trials = results.trials(system.name, seed)
-            if any(trial["split_sha256"] != split.sha256 for trial in trials):
-                raise UserError(
-                    f"--output: {results.path} is of another split of seed {seed}; expected a new file"
-                )
-            try:
-                for tried in settings:
-                    digest = configuration_sha256(system, tried, options.overrides)
-                    if any(trial["settings"] == tried for trial in trials):
-                        results.check_configuration(system.name, trials, tried, digest)
-                        continue
-                    began = time.perf_counter()
-                    runner = run_ours if system.script is None else run_peer
-                    figures = runner(system, tried, split, seed, shared)
-                    per_user = figures.pop("per_user")
-                    about = {"date": datetime.now(UTC).date().isoformat(), "machine": machine}
-                    about |= {"threads": options.threads, "split_sha256": split.sha256}
-                    about["configuration_sha256"] = digest
-                    results.add(system.name, seed, {"settings": tried, **figures, **about}, per_user)
-                    print(
-                        f"{system.name}, seed {seed}, {json.dumps(tried)}: validation {SELECTED_BY} "
-                        f"{figures['validation']:.4f}, {time.perf_counter() - began:.0f} s",
-                        file=sys.stderr,
-                        flush=True,
-                    )
-            except OtherDefaultsError:
-                raise
-            except (UserError, PeerEnvironmentError) as error:
-                print(f"{system.name}: left out: {error}", file=sys.stderr)
-                if left_out is not None:
-                    left_out[system.name] = str(error).rpartition("recsys-vae: ")[2]
-                del picked[system.name]
-                continue
-            picked[system.name].append(chosen(trials, settings))
-    return picked
+    def _trial(self, system: System, tried: Any, seed: int) -> None:
+        """Run a trial unless the results have it."""
+        digest = configuration_sha256(system, tried, self._options.overrides)
+        trials = self._results.trials(system.name, seed)
+        if any(trial["settings"] == tried for trial in trials):
+            self._results.check_configuration(system.name, trials, tried, digest)
+            return
+        began = time.perf_counter()
+        runner = run_ours if system.script is None else run_peer
+        figures = runner(system, tried, self._splits[seed], seed, self._shared)
+        per_user = figures.pop("per_user")
+        about = {"date": datetime.now(UTC).date().isoformat(), "machine": self._machine}
+        about |= {"threads": self._options.threads, "jobs": self._options.jobs}
+        about |= {"split_sha256": self._splits[seed].sha256, "configuration_sha256": digest}
+        self._results.add(system.name, seed, {"settings": tried, **figures, **about}, per_user)
+        print(
+            f"{system.name}, seed {seed}, {json.dumps(tried)}: validation {SELECTED_BY} "
+            f"{figures['validation']:.4f}, {time.perf_counter() - began:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def caption(picked: dict[str, list[Record]], command: str) -> str:
@@ -158,7 +141,16 @@ def caption(picked: dict[str, list[Record]], command: str) -> str:
     }
     return (
         f"From `{command}`; {', '.join(sorted({trial['machine'] for trial in trials}))}, "
-        f"{trials[0]['threads']} threads, {' to '.join(sorted({dates[0], dates[-1]}))}; {', '.join(sorted(versions))}."
+        f"{_threads(trials)}, {' to '.join(sorted({dates[0], dates[-1]}))}; {', '.join(sorted(versions))}."
+    )
+
+
+def _threads(trials: Sequence[Record]) -> str:
+    """How the machine was shared. Trials from before --jobs ran one after the other."""
+    jobs = sorted({(trial["threads"], trial.get("jobs", 1)) for trial in trials})
+    return " or ".join(
+        f"{threads} threads" + (f" each, {side_by_side} trials side by side" if side_by_side > 1 else "")
+        for threads, side_by_side in jobs
     )
 
 
@@ -189,10 +181,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--recvae-reference", type=Path, metavar="PATH", help="checkout of the reference RecVAE"
     )
     parser.add_argument("--catalogue", type=Path, default=CATALOGUE, help="YAML: peers and their settings")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of each trial")
+    parser.add_argument("--jobs", type=int, default=1, help="trials side by side")
     options = parser.parse_args(arguments)
-    if min(options.threads, options.trials) < 1:
-        parser.error("--threads, --trials: expected at least 1")
+    if min(options.threads, options.trials, options.jobs) < 1:
+        parser.error("--threads, --trials, --jobs: expected at least 1")
     if options.peers and "recvae-reference" in options.peers and options.recvae_reference is None:
         parser.error("--recvae-reference: expected the folder of a checkout for the peer recvae-reference")
     options.folder = options.folder.expanduser().absolute()
@@ -209,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if against not in names:
             raise UserError(f"--against: expected one of {', '.join(names)}, got {against!r}")
         results = Results(options.output, options.overrides)
-        picked = fill(systems, results, options)
+        picked = Bench(systems, results, options).fill()
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

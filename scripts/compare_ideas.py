@@ -24,8 +24,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from benchmark_peers import CATALOGUE, Results, caption, fill
+from benchmark_peers import CATALOGUE, Bench, caption
 from peer_ranking import METRICS, SELECTED_BY
+from peer_results import Results
 from peer_table import mean_of_splits, table_rows
 from peer_trial import COVERAGE, Record, System, read_systems
 
@@ -177,11 +178,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--tune", choices=("every", "first"), default="every", help="which splits are tuned on"
     )
     parser.add_argument("--catalogue", type=Path, default=CATALOGUE, help="YAML with the settings")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of each trial")
+    parser.add_argument("--jobs", type=int, default=1, help="trials side by side")
     options = parser.parse_args(arguments)
-    if min(options.threads, options.trials) < 1:
-        parser.error("--threads, --trials: expected at least 1")
-    # What fill asks for besides: there are no peers.
+    if min(options.threads, options.trials, options.jobs) < 1:
+        parser.error("--threads, --trials, --jobs: expected at least 1")
+    # What Bench asks for besides: there are no peers.
     options.folder, options.recvae_reference = Path(), None
     return options
 
@@ -196,8 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f"--against: expected one of {', '.join(names)}, got {options.against!r}")
         check_budget(systems, options.trials)
         results = Results(options.output, options.overrides)
-        left_out: dict[str, str] = {}
-        picked = fill(systems, results, options, left_out)
+        bench = Bench(systems, results, options)
+        picked = bench.fill()
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
@@ -211,12 +213,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "budget": {"trials": options.trials, "seeds": options.seeds, "tune": options.tune},
         "table": rows,
     }
-    record |= {"by_history_length": lengths.to_dict("records"), "left_out": left_out}
+    record |= {"by_history_length": lengths.to_dict("records"), "left_out": bench.left_out}
     results.record |= record
     results.save()
     command = ["python scripts/compare_ideas.py", *(arguments if arguments is not None else sys.argv[1:])]
     parts = [cost_table(rows, options.against), length_table(lengths, [row["system"] for row in rows])]
-    parts += [budget_line(systems, options, left_out), caption(picked, " ".join(command))]
+    parts += [budget_line(systems, options, bench.left_out), caption(picked, " ".join(command))]
     text = "\n\n".join(parts) + "\n"
     if options.markdown:
         options.markdown.write_text(text)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ from recsys_vae.recommender import batches, load
 SCRIPTS = Path(__file__).parent
 COVERAGE = "coverage@20"
 RANKED_USERS = 1000
+# Trials run side by side, in threads: Hydra composes one configuration at a time, an environment is made once.
+_COMPOSING, _MAKING = threading.Lock(), threading.Lock()
 Record = dict[str, Any]
 
 
@@ -108,7 +111,8 @@ def run_peer(system: System, settings: Record, split: Split, seed: int, options:
     assert system.script is not None
     python = Path(sys.executable)
     if system.environment is not None:
-        python = peer_python(system.environment, options.folder / system.environment)
+        with _MAKING:
+            python = peer_python(system.environment, options.folder / system.environment)
     with tempfile.TemporaryDirectory() as name:
         folder = write_peer_split(split, Path(name) / "split")
         answer = Path(name) / "answer"
@@ -155,7 +159,8 @@ def seconds_to_rank(run: Path, histories: csr_array, threads: int) -> float:
 def configuration_sha256(system: System, settings: Any, overrides: Sequence[str]) -> str:
     """Digest of all that a trial is run with: of ours the whole configuration, so that changed defaults count."""
     if system.script is None:
-        config = compose_config("train", [*overrides, f"model={system.name}", *settings])
+        with _COMPOSING:
+            config = compose_config("train", [*overrides, f"model={system.name}", *settings])
         said = OmegaConf.to_yaml(config, resolve=True, sort_keys=True)
     else:
         said = json.dumps(settings, sort_keys=True)
@@ -182,7 +187,9 @@ def run_ours(system: System, overrides: list[str], split: Split, seed: int, opti
             history = pd.read_csv(run / "history.csv")
             best = record["best_epoch"] + 1
             seconds["to_best"] = float(history["seconds"][:best].sum())
-            if "linear" in compose_config("train", [f"model={system.name}"]).model:
+            with _COMPOSING:
+                config = compose_config("train", [f"model={system.name}"])
+            if "linear" in config.model:
                 # A path without epochs is not in that file. Of the whole, leave out the epochs after the best alone.
                 seconds["to_best"] = seconds["fit"] - float(history["seconds"][best:].sum())
             curve = history[f"validation_{SELECTED_BY}"].tolist()

@@ -167,6 +167,24 @@ def test_tuning_on_the_first_split_only(catalogue: Path) -> None:
     assert report["table"][0]["splits"] == 2
 
 
+@pytest.mark.end_to_end
+def test_trials_side_by_side_are_those_of_one_after_the_other(catalogue: Path) -> None:
+    asked = ("--peers", "counts", "broken", "--models", "popularity", "ease", "--against", "counts")
+    tuned = ("--trials", "2", "--tune", "first", "--seeds", "1", "2", "3")
+    path = catalogue.parent / "peers.json"
+    tables = []
+    for jobs in ("1", "4"):
+        path.unlink(missing_ok=True)
+        assert _run(catalogue, *asked, *tuned, "--jobs", jobs) == 1
+        assert f"{jobs} trials side by side" in (catalogue.parent / "peers.md").read_text() or jobs == "1"
+        report = json.loads(path.read_text())
+        tables.append(
+            [(row["system"], row["metrics"], row["tests"], row["settings"]) for row in report["table"]]
+        )
+    assert len(tables[0]) == 3
+    assert tables[0] == tables[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
