@@ -13,6 +13,7 @@ from peer_ranking import METRICS, SELECTED_BY
 from recsys_vae.evaluation import compare_runs
 
 Record = dict[str, Any]
+SIGNIFICANT = 0.05
 
 
 def chosen(trials: Sequence[Record], settings: Sequence[Any]) -> Record:
@@ -81,16 +82,20 @@ def table_rows(
 
 def markdown(rows: Sequence[Record], against: str, caption: str) -> str:
     """The rows as a table, and what they were measured with."""
-    headings = ["", *METRICS, f"{SELECTED_BY} less {against}'s", "largest p (Holm)", "s to best", "s in all"]
-    lines = ["| " + " | ".join([*headings, "peak MiB"]) + " |", "| --- |" + " --- |" * len(headings)]
+    others = [metric for metric in METRICS if metric != SELECTED_BY]
+    headings = ["", *METRICS, f"{SELECTED_BY} less {against}'s", "p", "s to best", "s in all", "peak MiB"]
+    lines = ["| " + " | ".join(headings) + " |", "| --- " * len(headings) + "|"]
     for row in rows:
-        cells = [row["system"]]
-        cells += [f"{mean:.4f} ± {error:.4f}" for mean, error in row["metrics"].values()]
         tests = row["tests"]
+        marks = {metric: "*" for metric in others if tests and tests[metric]["p_holm"] < SIGNIFICANT}
+        cells = [row["system"]]
+        cells += [
+            f"{mean:.4f} ± {error:.4f}{marks.get(metric, '')}"
+            for metric, (mean, error) in row["metrics"].items()
+        ]
         if tests:
             first = tests[SELECTED_BY]
-            cells.append(f"{first['difference']:+.4f} ± {first['stderr']:.4f}")
-            cells.append(f"{max(test['p_holm'] for test in tests.values()):.2g}")
+            cells += [f"{first['difference']:+.4f} ± {first['stderr']:.4f}", f"{first['p_holm']:.2g}"]
         else:
             cells += ["", ""]
         cells += [
@@ -99,4 +104,8 @@ def markdown(rows: Sequence[Record], against: str, caption: str) -> str:
             f"{row['peak_mib']:.0f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", caption, ""])
+    legend = (
+        f"p: of the difference in {SELECTED_BY}, by randomisation; *: {' or '.join(others)} differs from that of "
+        f"{against}, p < {SIGNIFICANT}; both after Holm for all systems and metrics."
+    )
+    return "\n".join([*lines, "", legend, caption, ""])
