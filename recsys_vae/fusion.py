@@ -36,15 +36,21 @@ def choose_fusion(
     """
     candidates = list(_candidates(np.diff(held_out.history.indptr)))
     evaluations = [Evaluation([metric], item_counts=item_counts) for _ in candidates]
+    depth = evaluations[0].depth
     for start in range(0, held_out.n_users, batch_size):
         rows = slice(start, start + batch_size)
         history, target = held_out.history[rows], held_out.target[rows]
         log_probabilities, linear = model.log_probabilities(history), model.linear.score(history)
-        for candidate, evaluation in zip(candidates, evaluations, strict=True):
+        # All rankings before any bookkeeping: small blocks that stay, allocated between matrices of users by items that
+        # go, would leave the allocator holes in which the next matrix does not fit.
+        ranked = np.empty((len(candidates), history.shape[0], depth), dtype=np.int64)
+        for candidate, items in zip(candidates, ranked, strict=True):
             model.set_fusion(*candidate)
             scores = model.fuse(log_probabilities, history, linear)
+            items[:] = top_k(mask_seen(scores, history), depth).items.cpu().numpy()
+        for items, evaluation in zip(ranked, evaluations, strict=True):
             evaluation.update(
-                top_k(mask_seen(scores, history), evaluation.depth).items.cpu().numpy(),
+                items,
                 target,
                 history_lengths=np.diff(history.indptr),
                 user_ids=held_out.user_ids[rows],

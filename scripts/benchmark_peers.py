@@ -24,9 +24,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ from typing import Any
 from machine import describe_machine
 from peer_environment import PeerEnvironmentError
 from peer_ranking import SELECTED_BY
-from peer_results import OtherDefaultsError, Results
+from peer_results import Results
 from peer_split import read_split
 from peer_table import chosen, markdown, table_rows
 from peer_trial import Options, Record, System, configuration_sha256, read_systems, run_ours, run_peer
@@ -45,34 +47,54 @@ CATALOGUE = Path(__file__).with_suffix(".yaml")
 
 
 class Bench:
-    """Runs the trials that the results lack, several side by side where the options say so."""
+    """Runs the trials that the results lack; with ``jobs`` above 1, of several systems and splits side by side."""
 
     def __init__(self, systems: Sequence[System], results: Results, options: argparse.Namespace) -> None:
         self._systems, self._results, self._options = systems, results, options
         self._shared = Options(options.overrides, options.folder, options.recvae_reference, options.threads)
         self._machine = describe_machine()
         self._splits = {seed: read_split(options.overrides, seed) for seed in options.seeds}
+        self._stopped = threading.Event()
         self.left_out: dict[str, str] = {}
 
     def fill(self) -> dict[str, list[Record]]:
         """Run what is lacking; return each system's chosen trial on every split, in the order of the seeds.
 
         A failure leaves its system out, and its message in ``left_out``: of `recsys-vae`, the last.
+
+        Raises:
+            UserError: the results are of another split, or of other defaults; before anything is run.
         """
-        first, *_ = self._options.seeds
-        picks: dict[tuple[str, int], Future[Record | None]] = {}
+        for system in self._systems:
+            for seed in self._options.seeds:
+                self._check(system, seed)
+        first, *others = self._options.seeds
+        picks: dict[tuple[str, int], Record | None] = {}
         pool = ThreadPoolExecutor(self._options.jobs)
         try:
-            for seed in self._options.seeds:
-                for system in self._systems:
-                    # Begun in this order, so what is waited for has begun before.
-                    before = picks.get((system.name, first))
-                    picks[system.name, seed] = pool.submit(self._split, system, seed, before)
-            chosen_of = {key: future.result() for key, future in picks.items()}
+            running = {pool.submit(self._split, system, first): (system, first) for system in self._systems}
+            if self._options.tune == "every":
+                running |= {
+                    pool.submit(self._split, system, seed): (system, seed)
+                    for seed in others
+                    for system in self._systems
+                }
+            while running:
+                for done in wait(running, return_when=FIRST_COMPLETED).done:
+                    system, seed = running.pop(done)
+                    pick = picks[system.name, seed] = done.result()
+                    if self._options.tune == "first" and seed == first and pick is not None:
+                        tuned = replace(system, trials=(pick["settings"],))
+                        running |= {
+                            pool.submit(self._split, tuned, other): (system, other) for other in others
+                        }
+        except BaseException:
+            self._stopped.set()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
         of_system = {
-            system.name: [chosen_of[system.name, seed] for seed in self._options.seeds]
+            system.name: [picks.get((system.name, seed)) for seed in self._options.seeds]
             for system in self._systems
         }
         return {
@@ -81,38 +103,38 @@ class Bench:
             if None not in trials
         }
 
-    def _split(self, system: System, seed: int, first: Future[Record | None] | None) -> Record | None:
-        """The chosen trial of a system on one split; ``first`` is that of the first split."""
-        before = None if first is None else first.result()
-        if first is not None and before is None:
-            return None
-        settings = list(system.trials[: self._options.trials])
-        if self._options.tune == "first" and before is not None:
-            settings = [before["settings"]]
-        split = self._splits[seed]
+    def _check(self, system: System, seed: int) -> None:
+        """Refuse what the results have of a system if it cannot stand beside what is still to be run."""
         trials = self._results.trials(system.name, seed)
-        if any(trial["split_sha256"] != split.sha256 for trial in trials):
+        if any(trial["split_sha256"] != self._splits[seed].sha256 for trial in trials):
             raise UserError(
                 f"--output: {self._results.path} is of another split of seed {seed}; expected a new file"
             )
+        for tried in system.trials[: self._options.trials]:
+            if any(trial["settings"] == tried for trial in trials):
+                digest = configuration_sha256(system, tried, self._options.overrides)
+                self._results.check_configuration(system.name, trials, tried, digest)
+
+    def _split(self, system: System, seed: int) -> Record | None:
+        """The chosen trial of a system on one split; None if it failed here or elsewhere."""
+        settings = list(system.trials[: self._options.trials])
         try:
             for tried in settings:
+                if self._stopped.is_set() or system.name in self.left_out:
+                    return None
                 self._trial(system, tried, seed)
-        except OtherDefaultsError:
-            raise
         except (UserError, PeerEnvironmentError) as error:
-            print(f"{system.name}: left out: {error}", file=sys.stderr)
-            self.left_out[system.name] = str(error).rpartition("recsys-vae: ")[2]
+            if not self._stopped.is_set():
+                print(f"{system.name}: left out: {error}", file=sys.stderr)
+                self.left_out.setdefault(system.name, str(error).rpartition("recsys-vae: ")[2])
             return None
-        return chosen(trials, settings)
+        return chosen(self._results.trials(system.name, seed), settings)
 
     def _trial(self, system: System, tried: Any, seed: int) -> None:
         """Run a trial unless the results have it."""
-        digest = configuration_sha256(system, tried, self._options.overrides)
-        trials = self._results.trials(system.name, seed)
-        if any(trial["settings"] == tried for trial in trials):
-            self._results.check_configuration(system.name, trials, tried, digest)
+        if any(trial["settings"] == tried for trial in self._results.trials(system.name, seed)):
             return
+        digest = configuration_sha256(system, tried, self._options.overrides)
         began = time.perf_counter()
         runner = run_ours if system.script is None else run_peer
         figures = runner(system, tried, self._splits[seed], seed, self._shared)
@@ -143,6 +165,11 @@ def caption(picked: dict[str, list[Record]], command: str) -> str:
         f"From `{command}`; {', '.join(sorted({trial['machine'] for trial in trials}))}, "
         f"{_threads(trials)}, {' to '.join(sorted({dates[0], dates[-1]}))}; {', '.join(sorted(versions))}."
     )
+
+
+def unique(given: Sequence[Any]) -> list[Any]:
+    """Each once, in order: what is named twice would run twice at the same time."""
+    return list(dict.fromkeys(given))
 
 
 def _threads(trials: Sequence[Record]) -> str:
@@ -182,10 +209,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--catalogue", type=Path, default=CATALOGUE, help="YAML: peers and their settings")
     parser.add_argument("--threads", type=int, default=2, help="of each trial")
-    parser.add_argument("--jobs", type=int, default=1, help="trials side by side")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="trials side by side, of several systems or splits"
+    )
     options = parser.parse_args(arguments)
     if min(options.threads, options.trials, options.jobs) < 1:
         parser.error("--threads, --trials, --jobs: expected at least 1")
+    options.seeds, options.models = unique(options.seeds), unique(options.models)
+    options.peers = options.peers and unique(options.peers)
     if options.peers and "recvae-reference" in options.peers and options.recvae_reference is None:
         parser.error("--recvae-reference: expected the folder of a checkout for the peer recvae-reference")
     options.folder = options.folder.expanduser().absolute()

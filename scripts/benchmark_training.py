@@ -50,7 +50,7 @@ SCRIPTS = Path(__file__).parent
 SECTIONS = ("epoch", "peer", "accuracy", "ranking", "scale")
 MONITOR = f"ndcg@{NDCG_AT}"
 PAPER_BATCH = 500
-# What an epoch may be run with. The second estimates the softmax's gradient, without bias, from a fifth of the items.
+# What an epoch may be run with. The second estimates the softmax from a fifth of the items.
 EXACT, SAMPLED, BF16 = "float32", "float32, item_share=0.2", "bf16-mixed"
 # Numbers in float32, products of matrices in bfloat16 where the CPU has it.
 MEDIUM = "float32, products in bf16"

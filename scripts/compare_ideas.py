@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from benchmark_peers import CATALOGUE, Bench, caption
+from benchmark_peers import CATALOGUE, Bench, caption, unique
 from peer_ranking import METRICS, SELECTED_BY
 from peer_results import Results
-from peer_table import mean_of_splits, table_rows
+from peer_table import SIGNIFICANT, mean_of_splits, table_rows
 from peer_trial import COVERAGE, Record, System, read_systems
 
 from recsys_vae.bundled import bundled_path
@@ -38,7 +38,6 @@ from recsys_vae.evaluation.holm import holm
 
 # Enough for a p below 0.05 after Holm among 900 tests.
 PERMUTATIONS = 20_000
-SIGNIFICANT = 0.05
 SPLITS_TUNED_ON = {"every": "every split", "first": "the first split"}
 
 
@@ -179,10 +178,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--catalogue", type=Path, default=CATALOGUE, help="YAML with the settings")
     parser.add_argument("--threads", type=int, default=2, help="of each trial")
-    parser.add_argument("--jobs", type=int, default=1, help="trials side by side")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="trials side by side, of several systems or splits"
+    )
     options = parser.parse_args(arguments)
     if min(options.threads, options.trials, options.jobs) < 1:
         parser.error("--threads, --trials, --jobs: expected at least 1")
+    options.seeds = unique(options.seeds)
+    options.models = options.models and unique(options.models)
     # What Bench asks for besides: there are no peers.
     options.folder, options.recvae_reference = Path(), None
     return options

@@ -14,10 +14,6 @@ from peer_trial import Record
 from recsys_vae.errors import UserError
 
 
-class OtherDefaultsError(UserError):
-    """What is in the output was run with other defaults than there are now."""
-
-
 class Results:
     """The trials that were run, in a JSON file, and beside it the metrics of every user, a file a trial."""
 
@@ -39,10 +35,10 @@ class Results:
         return found
 
     def check_configuration(self, name: str, trials: Sequence[Record], settings: Any, digest: str) -> None:
-        """Raise ``OtherDefaultsError`` if the trial with these settings ran with other defaults."""
-        (trial,) = (trial for trial in trials if trial["settings"] == settings)
+        """Raise ``UserError`` if the trial with these settings ran with other defaults."""
+        trial = next(trial for trial in trials if trial["settings"] == settings)
         if trial["configuration_sha256"] != digest:
-            raise OtherDefaultsError(
+            raise UserError(
                 f"--output: {self.path} has {name} {json.dumps(settings)} with other defaults; expected a new file"
             )
 

@@ -1,14 +1,16 @@
 """The multinomial log-likelihood under a softmax, estimated from a sample of the items.
 
 A softmax output layer costs three products with a matrix of users by items, and as many passes over that matrix. Here
-one sample of the items serves a batch, each item j with its inclusion probability pi_j (Horvitz & Thompson 1952):
+one sample S of the items serves a batch, item j in it with probability pi_j. Both sums over the items that
+``sum_j x_j (l_j - log Z)`` has, l the logits and ``Z = sum_j exp(l_j)``, are estimated without bias by what S has of
+them, each term divided by pi_j (Horvitz & Thompson 1952):
 
-    log p(x | z)  ~  sum_j x_j l_j / pi_j  -  N log(sum_j exp(l_j) / pi_j),        j in the sample, l the logits.
+    log p(x | z)  ~  sum_{j in S} x_j / pi_j (l_j - log Z'),        Z' = sum_{j in S} exp(l_j) / pi_j.
 
-Both sums are unbiased; the logarithm of the second is not, and lies below by half of its relative variance to the
-first order. The gradient is that of the estimate: a softmax over the sample whose logits are corrected by -log pi_j,
-as in Bengio & Senecal 2008 and Jean et al. 2015. The columns of popular items are the larger ones, so an item is
-included with a probability in proportion to the square root of how often the batch has it, plus one.
+To the second order it is too large by ``N (Var(r) / 2 - Cov(m, r))``, where N is the sum of x, ``r = Z' / Z``, and
+``m = sum_{j in S} x_j / pi_j / N``. The gradient is that of the estimate: a softmax over S whose logits are corrected
+by -log pi_j, as in Bengio & Senecal 2008 and Jean et al. 2015. Like the exact one it sums to 0 over the items, and of
+an item both what is observed and what is expected are taken or left, so that in a trained model they cancel.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from recsys_vae.models.sparse_rows import SparseRows
 
 
 def inclusion_probabilities(mass: Float[Tensor, " items"], n_sampled: int) -> Float[Tensor, " items"]:
-    """Probabilities in proportion to ``mass``, capped at 1, that sum to ``n_sampled`` (or to all items with mass).
+    """Probabilities in proportion to ``mass``, capped at 1, that sum to ``n_sampled``.
 
     The largest items are certain to be included; the others share what is left of ``n_sampled``.
     """
@@ -38,21 +40,28 @@ def inclusion_probabilities(mass: Float[Tensor, " items"], n_sampled: int) -> Fl
 
 
 def item_inclusion(histories: SparseRows, share: float) -> Float[Tensor, " items"]:
-    """Probabilities that sum to ``share`` of the items, in proportion to the root of what is observed and one more."""
-    observed = histories.values.new_zeros(histories.n_items).index_add_(0, histories.items, histories.values)
-    return inclusion_probabilities((observed + 1.0).sqrt(), max(1, round(share * histories.n_items)))
+    """Probabilities that sum to ``share`` of the items, and at least to one.
+
+    The variance is least where they are in proportion to the norms of the gradient's columns: of an item that n users
+    of the batch have, close to the root of n, and not 0 where n is. They are in proportion to ``sqrt(n + 0.1)``.
+    """
+    occurrences = torch.bincount(histories.items, minlength=histories.n_items).to(histories.values.dtype)
+    return inclusion_probabilities((occurrences + 0.1).sqrt(), max(1, round(share * histories.n_items)))
 
 
 def systematic_sample(
     probabilities: Float[Tensor, " items"], generator: torch.Generator | None
 ) -> Int64[Tensor, " sampled"]:
-    """Indices, ascending, each included with its probability; their number is fixed up to rounding.
+    """Indices, ascending, each included with its probability; their number is fixed up to rounding, and never 0.
 
     One uniform number shifts a comb of unit spacing over the cumulative probabilities (Madow 1949).
     """
     dtype = torch.float32 if probabilities.device.type == "mps" else torch.float64
     shift = torch.rand((), generator=generator, device=probabilities.device, dtype=dtype)
-    teeth = torch.floor(probabilities.to(dtype).cumsum(0) + shift)
+    cumulative = probabilities.to(dtype).cumsum(0)
+    # Where one item is drawn, rounding may leave the sum just below 1, and the comb could miss them all.
+    cumulative[-1].clamp_min_(1.0)
+    teeth = torch.floor(cumulative + shift)
     return torch.nonzero(torch.diff(teeth, prepend=teeth.new_zeros(1)) > 0).squeeze(1)
 
 
@@ -70,9 +79,8 @@ class _SampledSoftmax(torch.autograd.Function):
         included: Tensor,
     ) -> Tensor:
         sampled_weight = weight.index_select(0, items)
-        log_included = included.log()
         # logits - log pi, whose softmax over the sample is that of the estimate.
-        corrected = torch.addmm(bias[items] - log_included, hidden, sampled_weight.t())
+        corrected = torch.addmm(bias[items] - included.log(), hidden, sampled_weight.t())
         places = torch.full_like(bias, -1, dtype=torch.int64).index_copy_(
             0, items, torch.arange(len(items), device=items.device)
         )[rows.items]
@@ -80,19 +88,20 @@ class _SampledSoftmax(torch.autograd.Function):
         places, users = places[seen], rows.users[seen]
         flat = users * len(items) + places
         counts = rows.values[seen] / included[places]
-        observed = corrected.view(-1)[flat] + log_included[places]
-        log_likelihood = observed.new_zeros(rows.n_users).index_add_(0, users, counts * observed)
-        lengths = rows.row_sums(rows.values)
+        logits = corrected.view(-1)[flat] + included.log()[places]
         largest = corrected.amax(dim=-1)
         probabilities = torch.softmax(corrected, dim=-1)
         del corrected
         # The largest probability is at least 1 / items, so this form of the log normaliser never underflows.
         log_normaliser = largest - probabilities.amax(dim=-1).log()
+        estimate, lengths = torch.zeros_like(log_normaliser), torch.zeros_like(log_normaliser)
+        estimate.index_add_(0, users, counts * (logits - log_normaliser[users]))
+        lengths.index_add_(0, users, counts)
         gradient = probabilities.mul_(-lengths.unsqueeze(-1))
         gradient.view(-1).index_add_(0, flat, counts)
         ctx.save_for_backward(hidden, sampled_weight, gradient, items)
         ctx.n_items = rows.n_items
-        return log_likelihood - lengths * log_normaliser
+        return estimate
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:

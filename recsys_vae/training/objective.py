@@ -105,7 +105,8 @@ class MonteCarloELBO(Objective):
     """Estimate ``E_q[log p(x|z)]`` by the mean over ``n_samples`` reparameterised draws; the KL is exact.
 
     Unbiased for any ``n_samples``; the variance falls as its inverse. One draw, as in the paper, is usual.
-    An ``item_share`` below 1 estimates the likelihood from that share of the items.
+    An ``item_share`` below 1 estimates the likelihood from that share of the items, with a bias that
+    :mod:`recsys_vae.models.sampled_softmax` states.
     """
 
     def __init__(self, n_samples: int = 1, item_share: float = 1.0) -> None:

@@ -27,6 +27,7 @@ N_ITEMS = 40
 def _problem() -> tuple[list[torch.Tensor], SparseRows, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     rows = SparseRows.from_csr(random_histories(n_users=15, n_items=N_ITEMS))
+    rows = rows.with_values(0.5 + 4.5 * torch.rand(rows.values.shape, generator=generator))
     hidden = torch.randn(15, 6, generator=generator)
     weight = torch.randn(N_ITEMS, 6, generator=generator)
     bias = torch.randn(N_ITEMS, generator=generator)
@@ -67,9 +68,8 @@ def test_value_and_gradient_are_those_of_the_formula(share: float) -> None:
     items = systematic_sample(included, torch.Generator().manual_seed(3))
     logits = hidden.double() @ weight.double().t() + bias.double()
     few, counts = logits[:, items], rows.dense().double()
-    normaliser = (few.exp() / included[items]).sum(dim=-1)
-    observed = (counts[:, items] * few / included[items]).sum(dim=-1)
-    expected = observed - counts.sum(dim=-1) * normaliser.log()
+    normaliser = (few.exp() / included[items]).sum(dim=-1, keepdim=True)
+    expected = (counts[:, items] / included[items] * (few - normaliser.log())).sum(dim=-1)
     torch.testing.assert_close(value.double(), expected, atol=1e-4, rtol=1e-5)
     for gradient, by_autograd in zip(
         gradients, torch.autograd.grad(expected @ per_user.double(), inputs), strict=True
@@ -78,40 +78,94 @@ def test_value_and_gradient_are_those_of_the_formula(share: float) -> None:
 
 
 def test_the_bias_is_that_of_the_logarithm() -> None:
-    """``E log Z' = log Z - Var(Z'/Z) / 2`` to the first order, and what is observed is without bias."""
+    """``N (Var(r) / 2 - Cov(m, r))``, and neither of the sums that are estimated has any."""
     inputs, rows, _ = PROBLEM
     inputs = [0.3 * tensor.detach() for tensor in inputs]
     hidden, weight, bias = (tensor.double() for tensor in inputs)
-    logits, counts = hidden @ weight.t() + bias, rows.dense().double()
+    logits, counts = (hidden @ weight.t() + bias)[1:], rows.dense().double()[1:]  # the first history is empty
+    log_probabilities, lengths = logits.log_softmax(dim=-1), counts.sum(dim=-1)
     included = item_inclusion(rows, 0.3)
-    values, observed, normalisers = [], [], []
+    draws = []
     for seed in range(1000):
-        values.append(
-            sampled_log_likelihood(*inputs, rows, 0.3, torch.Generator().manual_seed(seed)).double()
-        )
+        value = sampled_log_likelihood(*inputs, rows, 0.3, torch.Generator().manual_seed(seed))[1:].double()
         items = systematic_sample(included, torch.Generator().manual_seed(seed))
-        observed.append((counts * logits)[:, items] @ (1.0 / included[items].double()))
-        normalisers.append(logits[:, items].exp() @ (1.0 / included[items].double()))
+        weights = 1.0 / included[items].double()
+        observed = (counts * log_probabilities)[:, items] @ weights
+        draws.append(
+            torch.stack(
+                [
+                    value,
+                    observed,
+                    log_probabilities.exp()[:, items] @ weights,
+                    counts[:, items] @ weights / lengths,
+                ]
+            )
+        )
+    values, observed, ratio, share = torch.stack(draws).unbind(dim=1)
 
-    def mean_and_error(draws: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        stacked = torch.stack(draws)[:, 1:]  # the first user's history is empty
-        return stacked.mean(dim=0), stacked.std(dim=0) / len(draws) ** 0.5
+    def error(samples: torch.Tensor) -> torch.Tensor:
+        return samples.std(dim=0) / len(samples) ** 0.5
 
-    mean, error = mean_and_error(observed)
-    assert ((mean - (counts * logits).sum(dim=-1)[1:]).abs() <= 4.5 * error).all()
-    relative = [normaliser / logits.exp().sum(dim=-1) for normaliser in normalisers]
-    mean, error = mean_and_error(relative)
-    assert ((mean - 1.0).abs() <= 4.5 * error).all()
-    first_order = counts.sum(dim=-1)[1:] * torch.stack(relative)[:, 1:].var(dim=0) / 2.0
-    # Less what is observed and less the first order of the logarithm, which are noise around no bias.
-    lengths, exact = counts.sum(dim=-1), logits.logsumexp(dim=-1)
-    curvature = [
-        value - seen + lengths * (exact + ratio - 1.0)
-        for value, seen, ratio in zip(values, observed, relative, strict=True)
+    exact = (counts * log_probabilities).sum(dim=-1)
+    for samples, expected in ((observed, exact), (ratio, torch.ones(14)), (share, torch.ones(14))):
+        assert ((samples.mean(dim=0) - expected).abs() <= 4.5 * error(samples)).all()
+    products = (share - 1.0) * (ratio - 1.0)
+    second_order = lengths * (ratio.var(dim=0) / 2.0 - products.mean(dim=0))
+    # Less what is noise around no bias: the observed part, and the logarithm's first order.
+    excess = values - observed + lengths * (ratio - 1.0)
+    assert (
+        (excess.mean(dim=0) - second_order).abs() <= 4.5 * error(excess) + 0.25 * second_order.abs()
+    ).all()
+    assert (second_order.abs() / error(excess)).max() > 4.5  # or the line above would show nothing
+
+
+def test_a_constant_added_to_the_logits_of_all_items_changes_nothing() -> None:
+    (hidden, weight, bias), rows, _ = PROBLEM
+    values = [
+        sampled_log_likelihood(
+            hidden.detach(),
+            weight.detach(),
+            bias.detach() + shift,
+            rows,
+            0.3,
+            torch.Generator().manual_seed(0),
+        )
+        for shift in (0.0, 20.0)
     ]
-    mean, error = mean_and_error(curvature)
-    assert ((mean - first_order).abs() <= 4.5 * error + 0.2 * first_order).all()
-    assert (first_order / error).min() > 4.5  # or the line above would show nothing
+    torch.testing.assert_close(values[0], values[1], rtol=1e-4, atol=1e-4)
+
+
+def test_items_are_included_by_the_root_of_their_occurrences() -> None:
+    rows = PROBLEM[1]
+    occurrences = (rows.dense() > 0).sum(dim=0)
+    included = item_inclusion(rows, 0.3)
+    assert float(included.sum()) == pytest.approx(12.0, rel=1e-5)
+    assert (included < 1.0).all()
+    root = (occurrences + 0.1).sqrt()
+    torch.testing.assert_close(included / included.sum(), root / root.sum())
+    assert float(item_inclusion(rows, 1e-9).sum()) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_one_item_is_enough() -> None:
+    generator = torch.Generator().manual_seed(0)
+    (hidden, weight, bias), rows, _ = PROBLEM
+    for _ in range(20):
+        assert sampled_log_likelihood(hidden, weight, bias, rows, 1e-9, generator).isfinite().all()
+
+
+def test_a_sum_that_rounding_leaves_below_one_is_no_empty_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", lambda *shape, dtype, **_: torch.zeros((), dtype=dtype))
+    assert systematic_sample(torch.full((10,), 0.0999999), None).tolist() == [9]
+
+
+def test_autocast_changes_nothing() -> None:
+    inputs, rows, per_user = PROBLEM
+    value, gradients = _sampled(0.4, torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        low = sampled_log_likelihood(*inputs, rows, 0.4, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(low.detach(), value)
+    for gradient, expected in zip(torch.autograd.grad(low @ per_user, inputs), gradients, strict=True):
+        torch.testing.assert_close(gradient, expected)
 
 
 def test_an_empty_history_has_likelihood_zero_and_no_gradient() -> None:
