@@ -84,10 +84,10 @@ def test_the_bias_is_that_of_the_logarithm() -> None:
     hidden, weight, bias = (tensor.double() for tensor in inputs)
     logits, counts = (hidden @ weight.t() + bias)[1:], rows.dense().double()[1:]  # the first history is empty
     log_probabilities, lengths = logits.log_softmax(dim=-1), counts.sum(dim=-1)
-    included = item_inclusion(rows, 0.3)
+    included = item_inclusion(rows, 0.7)
     draws = []
     for seed in range(1000):
-        value = sampled_log_likelihood(*inputs, rows, 0.3, torch.Generator().manual_seed(seed))[1:].double()
+        value = sampled_log_likelihood(*inputs, rows, 0.7, torch.Generator().manual_seed(seed))[1:].double()
         items = systematic_sample(included, torch.Generator().manual_seed(seed))
         weights = 1.0 / included[items].double()
         observed = (counts * log_probabilities)[:, items] @ weights
@@ -109,14 +109,17 @@ def test_the_bias_is_that_of_the_logarithm() -> None:
     exact = (counts * log_probabilities).sum(dim=-1)
     for samples, expected in ((observed, exact), (ratio, torch.ones(14)), (share, torch.ones(14))):
         assert ((samples.mean(dim=0) - expected).abs() <= 4.5 * error(samples)).all()
-    products = (share - 1.0) * (ratio - 1.0)
-    second_order = lengths * (ratio.var(dim=0) / 2.0 - products.mean(dim=0))
-    # Less what is noise around no bias: the observed part, and the logarithm's first order.
-    excess = values - observed + lengths * (ratio - 1.0)
+    # The value is the observed part less N m log r; so what is left of its mean are the two terms of the second order.
+    torch.testing.assert_close(values, observed - lengths * share * ratio.log(), atol=1e-4, rtol=1e-5)
+    covariance = lengths * (share - 1.0) * (ratio - 1.0)
+    curvature = values - observed + lengths * (ratio - 1.0) + covariance
+    half_variance = lengths * ratio.var(dim=0) / 2.0
     assert (
-        (excess.mean(dim=0) - second_order).abs() <= 4.5 * error(excess) + 0.25 * second_order.abs()
+        (curvature.mean(dim=0) - half_variance).abs() <= 4.5 * error(curvature) + 0.1 * half_variance
     ).all()
-    assert (second_order.abs() / error(excess)).max() > 4.5  # or the line above would show nothing
+    # Both terms are many error bars away from none, or the lines above would show nothing.
+    assert (half_variance / error(curvature)).min() > 10.0
+    assert (covariance.mean(dim=0).abs() / error(covariance)).max() > 4.5
 
 
 def test_a_constant_added_to_the_logits_of_all_items_changes_nothing() -> None:
