@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 
 import numpy as np
+from jaxtyping import Float64
 
 from recsys_vae.evaluation import Evaluation
 from recsys_vae.interactions import HeldOut
@@ -22,10 +24,13 @@ _RELATIVE_WEIGHTS = (0.0, *(0.01 * 2.0 ** (step / 2) for step in range(15)))
 def choose_fusion(
     model: Hybrid, held_out: HeldOut, metric: str, item_counts: np.ndarray, batch_size: int = 500
 ) -> float:
-    """Set the weight and the exponent of ``model`` to those with the best mean of ``metric``; return that mean.
+    """Set the weight and the exponent of ``model`` to those of the surest gain; return their mean of ``metric``.
 
     A grid of weights and exponents, evaluated in one pass over the users: what either path says of a batch is
-    computed once, so memory does not grow with the users.
+    computed once, so memory does not grow with the users. The best mean of some dozens would be good luck where the
+    users are few. So each is judged by what it gains on the linear path alone, user by user, less one standard error of
+    that gain: a little of the variational path is preferred to much of it, and none to little, until the users are
+    many enough to tell.
 
     Args:
         model: with both of its paths fitted.
@@ -55,8 +60,10 @@ def choose_fusion(
                 history_lengths=np.diff(history.indptr),
                 user_ids=held_out.user_ids[rows],
             )
-    means = [evaluation.result().means[metric] for evaluation in evaluations]
-    best = int(np.argmax(means))
+    values = np.stack([evaluation.result().per_user[metric].to_numpy() for evaluation in evaluations])
+    values = values[:, ~np.isnan(values).any(axis=0)]  # users without a target
+    best = _surest(values - values[0])
+    means = values.mean(axis=1)
     model.set_fusion(*candidates[best])
     log.info(
         "fusion: weight %.4g, length exponent %.2f: validation %s %.4f (linear alone %.4f)",
@@ -65,7 +72,15 @@ def choose_fusion(
         means[best],
         means[0],
     )
-    return means[best]
+    return float(means[best])
+
+
+def _surest(gains: Float64[np.ndarray, "candidates users"]) -> int:
+    """The largest mean less its standard error; the first of equals, and of all where one user tells no error."""
+    n_users = gains.shape[1]
+    if n_users < 2:
+        return 0
+    return int(np.argmax(gains.mean(axis=1) - gains.std(axis=1, ddof=1) / math.sqrt(n_users)))
 
 
 def _candidates(lengths: np.ndarray) -> Iterator[tuple[float, float]]:

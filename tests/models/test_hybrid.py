@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from contract import ModelContract
@@ -96,20 +97,48 @@ def test_deviations_are_those_of_the_part_that_is_uncertain() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [7, 500])
-def test_the_choice_is_the_best_of_the_grid(batch_size) -> None:
+def test_the_choice_is_the_surest_of_the_grid(batch_size) -> None:
     model, matrix = trained()
     users = held_out()
     counts = np.diff(matrix.tocsc().indptr)
     found = choose_fusion(model, users, "ndcg@10", counts, batch_size)
     chosen = float(model.variational_weight), float(model.length_exponent)
-    score: dict[tuple[float, float], float] = {}
+    values: dict[tuple[float, float], pd.Series] = {}
     for candidate in fusion._candidates(np.diff(users.history.indptr)):
         model.set_fusion(*candidate)
-        score[candidate] = evaluate_full_ranking(model.score, users, ["ndcg@10"], counts).means["ndcg@10"]
-    best = max(score, key=score.__getitem__)
-    assert found == pytest.approx(score[best], abs=1e-9)
-    assert chosen == pytest.approx(best, rel=1e-6)
-    assert best[0] > 0.0, "a case in which both paths are worth something"
+        result = evaluate_full_ranking(model.score, users, ["ndcg@10"], counts)
+        values[candidate] = result.per_user["ndcg@10"].dropna()
+    gains = {candidate: each - values[0.0, 0.0] for candidate, each in values.items()}
+    surest = max(gains, key=lambda candidate: gains[candidate].mean() - gains[candidate].sem())
+    assert found == pytest.approx(values[surest].mean(), abs=1e-9)
+    assert chosen == pytest.approx(surest, rel=1e-6)
+    assert surest[0] > 0.0, "a case in which both paths are worth something"
+    assert surest != max(values, key=lambda each: values[each].mean()), "a case in which the error tells"
+
+
+def test_a_gain_within_its_error_is_not_taken() -> None:
+    luck = np.array([0.5, -0.1, -0.1, -0.1])  # mean 0.05, standard error 0.15
+    little = np.array([0.02, 0.01, 0.03, 0.02])  # mean 0.02, standard error 0.004
+    nothing = np.zeros(4)
+    assert fusion._surest(np.stack([nothing, luck])) == 0
+    assert fusion._surest(np.stack([nothing, luck, little])) == 2
+    assert fusion._surest(np.stack([nothing, np.tile(luck + 0.1, 1), little])) == 2
+    many = np.stack([np.tile(each, 100) for each in (nothing, luck, little)])
+    assert fusion._surest(many) == 1
+
+
+def test_one_user_or_none_with_a_target_leaves_the_linear_path() -> None:
+    model, matrix = trained()
+    users = held_out()
+    counts = np.diff(matrix.tocsc().indptr)
+    one = HeldOut(users.user_ids[3:5], users.history[3:5], users.target[3:5])  # of the second, all is history
+    keep = np.repeat([1.0, 0.0], np.diff(one.target.indptr)).astype(np.float32)
+    one.target.data[:] = keep
+    one.target.eliminate_zeros()
+    found = choose_fusion(model, one, "ndcg@10", counts)
+    assert float(model.variational_weight) == 0.0
+    linear = evaluate_full_ranking(model.linear.score, one, ["ndcg@10"], counts).means["ndcg@10"]
+    assert found == pytest.approx(linear, abs=1e-9)
 
 
 def test_the_grid_follows_the_length_of_the_histories() -> None:
