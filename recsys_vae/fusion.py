@@ -29,8 +29,7 @@ def choose_fusion(
     A grid of weights and exponents, evaluated in one pass over the users: what either path says of a batch is
     computed once, so memory does not grow with the users. The best mean of some dozens would be good luck where the
     users are few. So each is judged by what it gains on the linear path alone, user by user, less one standard error of
-    that gain: a little of the variational path is preferred to much of it, and none to little, until the users are
-    many enough to tell.
+    that gain: of two that gain alike, the one whose gain varies less, which is that with less of the variational path.
 
     Args:
         model: with both of its paths fitted.
@@ -62,7 +61,7 @@ def choose_fusion(
             )
     values = np.stack([evaluation.result().per_user[metric].to_numpy() for evaluation in evaluations])
     values = values[:, ~np.isnan(values).any(axis=0)]  # users without a target
-    best = _surest(values - values[0])
+    best = _surest(values)
     means = values.mean(axis=1)
     model.set_fusion(*candidates[best])
     log.info(
@@ -75,11 +74,12 @@ def choose_fusion(
     return float(means[best])
 
 
-def _surest(gains: Float64[np.ndarray, "candidates users"]) -> int:
-    """The largest mean less its standard error; the first of equals, and of all where one user tells no error."""
-    n_users = gains.shape[1]
+def _surest(values: Float64[np.ndarray, "candidates users"]) -> int:
+    """The largest mean gain on the first, less its standard error; of equals the first, and with one user too."""
+    n_users = values.shape[1]
     if n_users < 2:
         return 0
+    gains = values - values[0]
     return int(np.argmax(gains.mean(axis=1) - gains.std(axis=1, ddof=1) / math.sqrt(n_users)))
 
 

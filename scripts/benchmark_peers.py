@@ -26,7 +26,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -35,11 +35,21 @@ from typing import Any
 
 from machine import describe_machine
 from peer_environment import PeerEnvironmentError
+from peer_processes import Processes, interrupt_on_signals
 from peer_ranking import SELECTED_BY
 from peer_results import Results
 from peer_split import read_split
 from peer_table import chosen, markdown, table_rows
-from peer_trial import Options, Record, System, configuration_sha256, read_systems, run_ours, run_peer
+from peer_trial import (
+    Options,
+    Record,
+    System,
+    code_sha256,
+    configuration_sha256,
+    read_systems,
+    run_ours,
+    run_peer,
+)
 
 from recsys_vae.errors import UserError
 
@@ -51,7 +61,10 @@ class Bench:
 
     def __init__(self, systems: Sequence[System], results: Results, options: argparse.Namespace) -> None:
         self._systems, self._results, self._options = systems, results, options
-        self._shared = Options(options.overrides, options.folder, options.recvae_reference, options.threads)
+        self._processes = Processes()
+        self._shared = Options(
+            options.overrides, options.folder, options.recvae_reference, options.threads, self._processes
+        )
         self._machine = describe_machine()
         self._splits = {seed: read_split(options.overrides, seed) for seed in options.seeds}
         self._stopped = threading.Event()
@@ -63,11 +76,11 @@ class Bench:
         A failure leaves its system out, and its message in ``left_out``: of `recsys-vae`, the last.
 
         Raises:
-            UserError: the results are of another split, or of other defaults; before anything is run.
+            UserError: the results are of another split, or of other defaults, or settings of ours are refused; before
+                anything is run.
         """
         for system in self._systems:
-            for seed in self._options.seeds:
-                self._check(system, seed)
+            self._check(system)
         first, *others = self._options.seeds
         picks: dict[tuple[str, int], Record | None] = {}
         pool = ThreadPoolExecutor(self._options.jobs)
@@ -90,6 +103,7 @@ class Bench:
                         }
         except BaseException:
             self._stopped.set()
+            self._processes.stop()
             raise
         finally:
             pool.shutdown(cancel_futures=True)
@@ -103,17 +117,27 @@ class Bench:
             if None not in trials
         }
 
-    def _check(self, system: System, seed: int) -> None:
-        """Refuse what the results have of a system if it cannot stand beside what is still to be run."""
-        trials = self._results.trials(system.name, seed)
-        if any(trial["split_sha256"] != self._splits[seed].sha256 for trial in trials):
-            raise UserError(
-                f"--output: {self._results.path} is of another split of seed {seed}; expected a new file"
+    def _check(self, system: System) -> None:
+        """Refuse settings that cannot run, and results that cannot stand beside what is still to be run."""
+        tried = system.trials[: self._options.trials]
+        digests = [configuration_sha256(system, settings, self._options.overrides) for settings in tried]
+        code = code_sha256(system)
+        of_other_code = False
+        for seed in self._options.seeds:
+            for trial in self._results.trials(system.name, seed):
+                if trial["split_sha256"] != self._splits[seed].sha256:
+                    raise UserError(
+                        f"--output: {self._results.path} is of another split of seed {seed}; expected a new file"
+                    )
+                if trial["settings"] in tried:
+                    self._results.check_trial(system.name, trial, digests[tried.index(trial["settings"])])
+                    of_other_code |= trial.get("code_sha256") != code
+        if of_other_code:
+            print(
+                f"warning: {self._results.path} has {system.name} by other code or releases than those here; it is not "
+                "run again",
+                file=sys.stderr,
             )
-        for tried in system.trials[: self._options.trials]:
-            if any(trial["settings"] == tried for trial in trials):
-                digest = configuration_sha256(system, tried, self._options.overrides)
-                self._results.check_configuration(system.name, trials, tried, digest)
 
     def _split(self, system: System, seed: int) -> Record | None:
         """The chosen trial of a system on one split; None if it failed here or elsewhere."""
@@ -142,6 +166,7 @@ class Bench:
         about = {"date": datetime.now(UTC).date().isoformat(), "machine": self._machine}
         about |= {"threads": self._options.threads, "jobs": self._options.jobs}
         about |= {"split_sha256": self._splits[seed].sha256, "configuration_sha256": digest}
+        about["code_sha256"] = code_sha256(system)
         self._results.add(system.name, seed, {"settings": tried, **figures, **about}, per_user)
         print(
             f"{system.name}, seed {seed}, {json.dumps(tried)}: validation {SELECTED_BY} "
@@ -223,33 +248,46 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Fill in what the output lacks, print the table; exit code 1 when a system failed."""
-    options = parse(arguments)
+def exit_code(run: Callable[[], int], output: Path) -> int:
+    """That of ``run``; 2, and one line, for a ``UserError``, 130 for an interrupt."""
     try:
-        systems = read_systems(options.catalogue, options.peers, options.models)
-        names = [system.name for system in systems]
-        against = options.against or (options.models or names)[0]
-        if against not in names:
-            raise UserError(f"--against: expected one of {', '.join(names)}, got {against!r}")
-        results = Results(options.output, options.overrides)
-        picked = Bench(systems, results, options).fill()
+        return run()
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    if against not in picked:
-        print(f"--against: {against} failed, so there is nothing to compare with", file=sys.stderr)
-        return 1
-    titles = {
-        system.name: system.title.format(**picked[system.name][-1]["versions"])
-        for system in systems
-        if system.name in picked
-    }
-    rows = table_rows(picked, titles, against, results.folder)
-    results.record["table"] = rows
-    results.save()
-    said = ["python scripts/benchmark_peers.py", *(arguments if arguments is not None else sys.argv[1:])]
-    text = markdown(rows, against, caption(picked, " ".join(said)))
+    except KeyboardInterrupt:
+        print(f"stopped; the same command goes on from what is in {output}", file=sys.stderr)
+        return 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fill in what the output lacks, print the table; exit code 1 when a system failed."""
+    options = parse(arguments)
+    command = ["python scripts/benchmark_peers.py", *(arguments if arguments is not None else sys.argv[1:])]
+    return exit_code(lambda: run_and_report(options, " ".join(command)), options.output)
+
+
+def run_and_report(options: argparse.Namespace, command: str) -> int:
+    """What ``main`` does, but for errors."""
+    systems = read_systems(options.catalogue, options.peers, options.models)
+    names = [system.name for system in systems]
+    against = options.against or (options.models or names)[0]
+    if against not in names:
+        raise UserError(f"--against: expected one of {', '.join(names)}, got {against!r}")
+    with Results(options.output, options.overrides) as results:
+        picked = Bench(systems, results, options).fill()
+        if against not in picked:
+            print(f"--against: {against} failed, so there is nothing to compare with", file=sys.stderr)
+            return 1
+        titles = {
+            system.name: system.title.format(**picked[system.name][-1]["versions"])
+            for system in systems
+            if system.name in picked
+        }
+        rows = table_rows(picked, titles, against, results.folder)
+        results.record["table"] = rows
+        results.save()
+    text = markdown(rows, against, caption(picked, command))
     if options.markdown:
         options.markdown.write_text(text)
     print(text)
@@ -257,4 +295,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    interrupt_on_signals()
     sys.exit(main())

@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from benchmark_peers import CATALOGUE, Bench, caption, unique
+from benchmark_peers import CATALOGUE, Bench, caption, exit_code, unique
+from peer_processes import interrupt_on_signals
 from peer_ranking import METRICS, SELECTED_BY
 from peer_results import Results
 from peer_table import SIGNIFICANT, mean_of_splits, table_rows
@@ -194,34 +195,37 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the output lacks, print the tables; exit code 1 when a model failed."""
     options = parse(arguments)
-    try:
-        systems = read_systems(options.catalogue, [], options.models or every_model())
-        names = [system.name for system in systems]
-        if options.against not in names:
-            raise UserError(f"--against: expected one of {', '.join(names)}, got {options.against!r}")
-        check_budget(systems, options.trials)
-        results = Results(options.output, options.overrides)
+    command = ["python scripts/compare_ideas.py", *(arguments if arguments is not None else sys.argv[1:])]
+    return exit_code(lambda: run_and_report(options, " ".join(command)), options.output)
+
+
+def run_and_report(options: argparse.Namespace, command: str) -> int:
+    """What ``main`` does, but for errors."""
+    systems = read_systems(options.catalogue, [], options.models or every_model())
+    names = [system.name for system in systems]
+    if options.against not in names:
+        raise UserError(f"--against: expected one of {', '.join(names)}, got {options.against!r}")
+    check_budget(systems, options.trials)
+    with Results(options.output, options.overrides) as results:
         bench = Bench(systems, results, options)
         picked = bench.fill()
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    if options.against not in picked:
-        print(f"--against: {options.against} failed, so there is nothing to compare with", file=sys.stderr)
-        return 1
-    rows = table_rows(picked, {name: name for name in picked}, options.against, results.folder)
-    add_costs(rows, picked)
-    lengths = by_history_length(picked, options.against, results.folder)
-    record: dict[str, Any] = {
-        "budget": {"trials": options.trials, "seeds": options.seeds, "tune": options.tune},
-        "table": rows,
-    }
-    record |= {"by_history_length": lengths.to_dict("records"), "left_out": bench.left_out}
-    results.record |= record
-    results.save()
-    command = ["python scripts/compare_ideas.py", *(arguments if arguments is not None else sys.argv[1:])]
+        if options.against not in picked:
+            print(
+                f"--against: {options.against} failed, so there is nothing to compare with", file=sys.stderr
+            )
+            return 1
+        rows = table_rows(picked, {name: name for name in picked}, options.against, results.folder)
+        add_costs(rows, picked)
+        lengths = by_history_length(picked, options.against, results.folder)
+        record: dict[str, Any] = {
+            "budget": {"trials": options.trials, "seeds": options.seeds, "tune": options.tune},
+            "table": rows,
+        }
+        record |= {"by_history_length": lengths.to_dict("records"), "left_out": bench.left_out}
+        results.record |= record
+        results.save()
     parts = [cost_table(rows, options.against), length_table(lengths, [row["system"] for row in rows])]
-    parts += [budget_line(systems, options, bench.left_out), caption(picked, " ".join(command))]
+    parts += [budget_line(systems, options, bench.left_out), caption(picked, command)]
     text = "\n\n".join(parts) + "\n"
     if options.markdown:
         options.markdown.write_text(text)
@@ -230,4 +234,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    interrupt_on_signals()
     sys.exit(main())

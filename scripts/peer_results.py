@@ -4,29 +4,50 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from peer_trial import Record
 
 from recsys_vae.errors import UserError
+from recsys_vae.interactions.file_lock import acquire_lock, release_lock
 
 
 class Results:
-    """The trials that were run, in a JSON file, and beside it the metrics of every user, a file a trial."""
+    """The trials that were run, in a JSON file, and beside it the metrics of every user, a file a trial.
+
+    One process at a time: a context manager, which holds a lock.
+    """
 
     def __init__(self, path: Path, overrides: list[str]) -> None:
-        """Take up what is in ``path``; raises ``UserError`` if it is of another dataset."""
+        """Take up what is in ``path``; raises ``UserError`` if it is of another dataset or in use."""
         self.path = path
         self.folder = path.with_name(f"{path.name}.per_user")
         self._lock = threading.RLock()
+        self._lock_file = path.with_name(f".{path.name}.lock")
         self.record: Record = {"overrides": overrides, "trials": {}}
-        if path.exists():
-            self.record = json.loads(path.read_text())
-            if self.record["overrides"] != overrides:
-                raise UserError(f"--output: {path} is of {self.record['overrides']}; expected a new file")
+        try:
+            self._held = acquire_lock(self._lock_file)
+        except OSError as error:
+            raise UserError(f"--output: cannot write {path}: {error.strerror}") from None
+        try:
+            if path.exists():
+                self.record = json.loads(path.read_text())
+                if self.record["overrides"] != overrides:
+                    raise UserError(f"--output: {path} is of {self.record['overrides']}; expected a new file")
+        except BaseException:
+            self._release()
+            raise
+
+    def __enter__(self) -> Results:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        self._lock_file.unlink(missing_ok=True)
+        release_lock(self._held)
 
     def trials(self, name: str, seed: int) -> list[Record]:
         """The trials of a system on a split."""
@@ -34,12 +55,14 @@ class Results:
             found: list[Record] = self.record["trials"].setdefault(name, {}).setdefault(str(seed), [])
         return found
 
-    def check_configuration(self, name: str, trials: Sequence[Record], settings: Any, digest: str) -> None:
-        """Raise ``UserError`` if the trial with these settings ran with other defaults."""
-        trial = next(trial for trial in trials if trial["settings"] == settings)
+    def check_trial(self, name: str, trial: Record, digest: str) -> None:
+        """Raise ``UserError`` if the trial ran with other defaults, or what it says of every user is gone."""
+        said = f"{name} {json.dumps(trial['settings'])}"
         if trial["configuration_sha256"] != digest:
+            raise UserError(f"--output: {self.path} has {said} with other defaults; expected a new file")
+        if not (self.folder / trial["per_user"]).exists():
             raise UserError(
-                f"--output: {self.path} has {name} {json.dumps(settings)} with other defaults; expected a new file"
+                f"--output: expected {self.folder / trial['per_user']}, of {said}, beside {self.path}"
             )
 
     def add(self, name: str, seed: int, trial: Record, per_user: pd.DataFrame) -> None:

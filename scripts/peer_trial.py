@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import threading
@@ -20,12 +18,14 @@ import pandas as pd
 import torch
 import yaml
 from omegaconf import OmegaConf
-from peer_environment import peer_python
+from peer_environment import ENVIRONMENTS, peer_python
+from peer_processes import Processes
 from peer_protocol import DEPTH, USERS_AT_ONCE
-from peer_ranking import SELECTED_BY, judge
+from peer_ranking import METRICS, SELECTED_BY, judge
 from peer_split import write_peer_split
 from scipy.sparse import csr_array
 
+import recsys_vae
 from recsys_vae.bundled import bundled_path
 from recsys_vae.cli.config import compose_config
 from recsys_vae.errors import UserError
@@ -60,6 +60,7 @@ class Options:
     folder: Path
     checkout: Path | None
     threads: int
+    processes: Processes
 
 
 def read_systems(catalogue: Path, peers: Sequence[str] | None, models: Sequence[str]) -> list[System]:
@@ -91,21 +92,6 @@ def read_systems(catalogue: Path, peers: Sequence[str] | None, models: Sequence[
     ]
 
 
-def run_measured(command: Sequence[str], threads: int) -> float:
-    """Run a command with ``threads`` threads; return its peak memory in MiB. Raises ``UserError`` if it fails."""
-    limits = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")}
-    measured = [sys.executable, str(SCRIPTS / "peak_memory.py"), *command]
-    with tempfile.TemporaryFile("w+") as log:
-        done = subprocess.run(
-            measured, env=os.environ | limits, stdout=subprocess.PIPE, stderr=log, text=True, check=False
-        )
-        if done.returncode:
-            log.seek(0)
-            tail = "\n".join(log.read().splitlines()[-15:])
-            raise UserError(f"this command failed: {' '.join(command)}\n{tail}")
-    return float(json.loads(done.stdout.splitlines()[-1])["peak_mib"])
-
-
 def run_peer(system: System, settings: Record, split: Split, seed: int, options: Options) -> Record:
     """One trial of a peer, in its own environment."""
     assert system.script is not None
@@ -127,7 +113,7 @@ def run_peer(system: System, settings: Record, split: Split, seed: int, options:
         ]
         if system.checkout:
             command += ["--checkout", str(options.checkout)]
-        peak = run_measured(command, options.threads)
+        peak = options.processes.run_measured(command, options.threads)
         report = json.loads((answer / "report.json").read_text())
         judged = {
             part: judge(answer / f"{part}.npy", getattr(split, part), split.train.item_counts, system.name)
@@ -157,14 +143,35 @@ def seconds_to_rank(run: Path, histories: csr_array, threads: int) -> float:
 
 
 def configuration_sha256(system: System, settings: Any, overrides: Sequence[str]) -> str:
-    """Digest of all that a trial is run with: of ours the whole configuration, so that changed defaults count."""
+    """Digest of the settings of a trial: of ours the whole configuration, so that changed defaults count.
+
+    Raises ``UserError`` for what `recsys-vae train` would refuse in them, and for metrics that lack those compared.
+    """
     if system.script is None:
+        given = [*overrides, f"model={system.name}", *settings, "seed=0", "run=unused", "threads=1"]
         with _COMPOSING:
-            config = compose_config("train", [*overrides, f"model={system.name}", *settings])
+            config = compose_config("train", given)
+        if missing := set(METRICS) - set(config.evaluation.metrics):
+            raise UserError(
+                f"evaluation.metrics: expected {', '.join(METRICS)} too, {', '.join(missing)} is missing"
+            )
         said = OmegaConf.to_yaml(config, resolve=True, sort_keys=True)
     else:
         said = json.dumps(settings, sort_keys=True)
     return sha256(said.encode()).hexdigest()
+
+
+def code_sha256(system: System) -> str:
+    """Digest of the code of a trial: of ours the package, of a peer its script and the releases it asks for."""
+    if system.script is None:
+        package = Path(recsys_vae.__file__).parent
+        files = sorted(package.rglob("*.py"))
+        said = [f"{path.relative_to(package).as_posix()}\n{path.read_text()}" for path in files]
+    else:
+        said = [path.read_text() for path in (system.script, SCRIPTS / "peer_protocol.py")]
+        if system.environment is not None:
+            said += ENVIRONMENTS[system.environment].wanted()
+    return sha256("\0".join(said).encode()).hexdigest()
 
 
 def run_ours(system: System, overrides: list[str], split: Split, seed: int, options: Options) -> Record:
@@ -173,7 +180,8 @@ def run_ours(system: System, overrides: list[str], split: Split, seed: int, opti
         run = Path(name) / "run"
         given = [*options.overrides, f"model={system.name}", *overrides, f"seed={seed}", f"run={run}"]
         given.append(f"threads={options.threads}")
-        peak = run_measured([sys.executable, "-m", "recsys_vae", "train", *given], options.threads)
+        command = [sys.executable, "-m", "recsys_vae", "train", *given]
+        peak = options.processes.run_measured(command, options.threads)
         record = json.loads((run / "metrics.json").read_text())
         found = json.loads((run / "split.json").read_text())["sha256"]
         if found != split.sha256:

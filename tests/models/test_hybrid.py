@@ -117,17 +117,20 @@ def test_the_choice_is_the_surest_of_the_grid(batch_size) -> None:
 
 
 def test_a_gain_within_its_error_is_not_taken() -> None:
-    luck = np.array([0.5, -0.1, -0.1, -0.1])  # mean 0.05, standard error 0.15
-    little = np.array([0.02, 0.01, 0.03, 0.02])  # mean 0.02, standard error 0.004
-    nothing = np.zeros(4)
-    assert fusion._surest(np.stack([nothing, luck])) == 0
-    assert fusion._surest(np.stack([nothing, luck, little])) == 2
-    assert fusion._surest(np.stack([nothing, np.tile(luck + 0.1, 1), little])) == 2
-    many = np.stack([np.tile(each, 100) for each in (nothing, luck, little)])
-    assert fusion._surest(many) == 1
+    linear = np.array([0.1, 0.9, 0.4, 0.6])  # users differ much more than paths do
+    luck = linear + np.array([0.5, -0.1, -0.1, -0.1])  # gains 0.05, standard error 0.15; users are more alike
+    little = linear + np.array([0.02, 0.01, 0.03, 0.02])  # gains 0.02, standard error 0.004
+    uneven = linear + np.array(
+        [0.06, 0.01, 0.06, -0.03]
+    )  # gains 0.025, standard error 0.0218 (0.0189 with n in it)
+    assert fusion._surest(np.stack([linear, luck])) == 0
+    assert fusion._surest(np.stack([linear, luck, little])) == 2
+    assert fusion._surest(np.stack([linear, little, luck])) == 1
+    assert fusion._surest(np.stack([linear, linear + 0.004, uneven])) == 1
+    assert fusion._surest(np.stack([np.tile(each, 100) for each in (linear, luck, little)])) == 1
 
 
-def test_one_user_or_none_with_a_target_leaves_the_linear_path() -> None:
+def test_one_user_with_a_target_leaves_the_linear_path() -> None:
     model, matrix = trained()
     users = held_out()
     counts = np.diff(matrix.tocsc().indptr)

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +30,7 @@ benchmark = importlib.import_module("benchmark_peers")
 protocol = importlib.import_module("peer_protocol")
 ranking = importlib.import_module("peer_ranking")
 table = importlib.import_module("peer_table")
+results = importlib.import_module("peer_results")
 environment = importlib.import_module("peer_environment")
 
 # Scores items by their training count times a setting, and leaves a line in a file whenever it is run.
@@ -61,13 +67,14 @@ def catalogue(tmp_path: Path) -> Path:
     return path
 
 
-def _run(catalogue: Path, *arguments: str, dataset: str = "tiny") -> int:
+def _run(catalogue: Path, *arguments: str, dataset: str = "tiny", overrides: Sequence[str] = ()) -> int:
     folder = catalogue.parent
     return int(
         benchmark.main(
             [
                 *(
                     f"dataset={dataset}",
+                    *overrides,
                     "--folder",
                     str(folder / "environments"),
                     "--catalogue",
@@ -150,6 +157,114 @@ def test_the_configuration_of_a_trial_has_the_defaults_in_it() -> None:
         for settings in ([], ["model.l2=500.0"], ["model.l2=7"])
     ]
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_figures_by_other_code_are_kept_with_a_warning(
+    catalogue: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("--peers", "counts", "--models", "--against", "counts")
+    assert _run(catalogue, *asked) == 0
+    capsys.readouterr()
+    assert _run(catalogue, *asked) == 0
+    assert "warning" not in capsys.readouterr().err
+    with (catalogue.parent / "fake_peer.py").open("a") as file:
+        file.write("# other code\n")
+    assert _run(catalogue, *asked) == 0
+    assert "counts by other code or releases" in capsys.readouterr().err
+    assert len((catalogue.parent / "runs.txt").read_text().splitlines()) == 2
+
+
+def test_what_every_user_has_must_be_there(catalogue: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--peers", "counts", "late", "--models", "--against", "counts")
+    assert _run(catalogue, *asked[:2], *asked[3:]) == 0
+    (catalogue.parent / "peers.json.per_user" / "counts-seed1-trial1.parquet").unlink()
+    assert _run(catalogue, *asked) == 2
+    assert "counts-seed1-trial1.parquet" in capsys.readouterr().err
+    assert "7" not in (catalogue.parent / "runs.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["threads=1"], "threads"),
+        (["seed=3"], "seed"),
+        (["trainer.max_epochs=x"], "trainer.max_epochs"),
+        (["evaluation.metrics=[ndcg@10]"], "evaluation.metrics"),
+    ],
+)
+def test_settings_that_cannot_run_are_refused_before_anything_runs(
+    catalogue: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], named: str
+) -> None:
+    asked = ("--peers", "counts", "--models", "mult_vae", "--against", "counts")
+    assert _run(catalogue, *asked, overrides=overrides) == 2
+    assert named in capsys.readouterr().err
+    assert not (catalogue.parent / "runs.txt").exists()
+
+
+def test_an_output_in_use_is_refused(catalogue: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = catalogue.parent / "peers.json"
+    with results.Results(path, ["dataset=tiny"]):
+        assert _run(catalogue, "--peers", "counts", "--models") == 2
+        assert "held by another process" in capsys.readouterr().err
+    assert _run(catalogue, "--peers", "counts", "--models") == 0
+    assert not list(catalogue.parent.glob(".*.lock"))
+
+
+def test_an_output_in_no_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--output"):
+        results.Results(tmp_path / "nowhere" / "peers.json", [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_benchmark_that_is_stopped_takes_its_trials_along(catalogue: Path, number: signal.Signals) -> None:
+    folder = catalogue.parent
+    script = folder / "fake_peer.py"
+    waiting = (
+        "import os, time\nPath(__file__).with_name('pid.txt').write_text(str(os.getpid()))\ntime.sleep(60)\n"
+    )
+    script.write_text(script.read_text().replace("\ndef fit", f"\n{waiting}\ndef fit"))
+    command = [
+        sys.executable,
+        str(SCRIPTS / "benchmark_peers.py"),
+        "dataset=tiny",
+        "--seeds",
+        "1",
+        "--jobs",
+        "2",
+    ]
+    command += [
+        "--folder",
+        str(folder),
+        "--catalogue",
+        str(catalogue),
+        "--output",
+        str(folder / "peers.json"),
+    ]
+    # As a shell does with what it sends behind: the interrupt switched off.
+    process = subprocess.Popen(
+        [*command, "--peers", "counts", "--models"],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    deadline = time.monotonic() + 60
+    while not (folder / "pid.txt").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.2)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "the same command goes on" in said
+    assert "Traceback" not in said
+    peer = int((folder / "pid.txt").read_text())
+    while True:  # until whoever inherits it has noticed its end
+        try:
+            os.kill(peer, 0)
+        except ProcessLookupError:
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_peer_that_fails_is_left_out(catalogue: Path, capsys: pytest.CaptureFixture[str]) -> None:
