@@ -49,6 +49,9 @@ class Processes:
                 self._running.add(process)
             try:
                 printed, _ = process.communicate()
+            except BaseException:  # an interrupt reaches this process alone
+                _end(process)
+                raise
             finally:
                 with self._lock:
                     self._running.discard(process)
@@ -63,8 +66,12 @@ class Processes:
         with self._lock:
             self._stopped = True
             for process in self._running:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGTERM)
+                _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
 
 
 def interrupt_on_signals() -> None:

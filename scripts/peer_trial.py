@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -60,7 +60,7 @@ class Options:
     folder: Path
     checkout: Path | None
     threads: int
-    processes: Processes
+    processes: Processes = field(default_factory=Processes)
 
 
 def read_systems(catalogue: Path, peers: Sequence[str] | None, models: Sequence[str]) -> list[System]:
