@@ -11,6 +11,8 @@ To the second order it is too large by ``N (Var(r) / 2 - Cov(m, r))``, where N i
 ``m = sum_{j in S} x_j / pi_j / N``. The gradient is that of the estimate: a softmax over S whose logits are corrected
 by -log pi_j, as in Bengio & Senecal 2008 and Jean et al. 2015. Like the exact one it sums to 0 over the items, and of
 an item both what is observed and what is expected are taken or left, so that in a trained model they cancel.
+
+The layer stays in float32 under autocast, which on a GPU may cost more than the sample saves.
 """
 
 from __future__ import annotations
