@@ -75,7 +75,7 @@ def choose_fusion(
 
 
 def _surest(values: Float64[np.ndarray, "candidates users"]) -> int:
-    """The largest mean gain on the first, less its standard error; of equals the first, and with one user too."""
+    """Whose mean gain on the first, less its standard error, is largest; the first where one user tells no error."""
     n_users = values.shape[1]
     if n_users < 2:
         return 0

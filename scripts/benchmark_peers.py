@@ -35,7 +35,7 @@ from typing import Any
 
 from machine import describe_machine
 from peer_environment import PeerEnvironmentError
-from peer_processes import Processes, interrupt_on_signals
+from peer_processes import interrupt_on_signals
 from peer_ranking import SELECTED_BY
 from peer_results import Results
 from peer_split import read_split
@@ -61,10 +61,7 @@ class Bench:
 
     def __init__(self, systems: Sequence[System], results: Results, options: argparse.Namespace) -> None:
         self._systems, self._results, self._options = systems, results, options
-        self._processes = Processes()
-        self._shared = Options(
-            options.overrides, options.folder, options.recvae_reference, options.threads, self._processes
-        )
+        self._shared = Options(options.overrides, options.folder, options.recvae_reference, options.threads)
         self._machine = describe_machine()
         self._splits = {seed: read_split(options.overrides, seed) for seed in options.seeds}
         self._stopped = threading.Event()
@@ -103,7 +100,7 @@ class Bench:
                         }
         except BaseException:
             self._stopped.set()
-            self._processes.stop()
+            self._shared.processes.stop()
             raise
         finally:
             pool.shutdown(cancel_futures=True)

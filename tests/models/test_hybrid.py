@@ -120,9 +120,8 @@ def test_a_gain_within_its_error_is_not_taken() -> None:
     linear = np.array([0.1, 0.9, 0.4, 0.6])  # users differ much more than paths do
     luck = linear + np.array([0.5, -0.1, -0.1, -0.1])  # gains 0.05, standard error 0.15; users are more alike
     little = linear + np.array([0.02, 0.01, 0.03, 0.02])  # gains 0.02, standard error 0.004
-    uneven = linear + np.array(
-        [0.06, 0.01, 0.06, -0.03]
-    )  # gains 0.025, standard error 0.0218 (0.0189 with n in it)
+    # Gains 0.025, standard error 0.0218, or 0.0189 if it divided by n.
+    uneven = linear + np.array([0.06, 0.01, 0.06, -0.03])
     assert fusion._surest(np.stack([linear, luck])) == 0
     assert fusion._surest(np.stack([linear, luck, little])) == 2
     assert fusion._surest(np.stack([linear, little, luck])) == 1
