@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+# Bytecode is kept, whatever the shell says: a hundred tests start the command in a process of its own.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: train test test-slow lint format type-check wheel clean
 .DEFAULT_GOAL := test

@@ -35,6 +35,21 @@ _VERBATIM = {
 # Verbatim too, but for the word false: the table is read without that column.
 _OR_FALSE = {"dataset.rating", "dataset.timestamp"}
 
+# Hydra's own settings, which nothing here reads: a quarter of the time of composing goes into them.
+_WITHOUT = tuple(
+    f"~hydra/{group}"
+    for group in (
+        "env",
+        "help",
+        "hydra_help",
+        "hydra_logging",
+        "job_logging",
+        "launcher",
+        "output",
+        "sweeper",
+    )
+)
+
 # Lightning takes a number, a list of numbers, or auto.
 _OF_MANY_KINDS = {"trainer.devices"}
 
@@ -56,7 +71,7 @@ def compose_config(verb: str, arguments: Sequence[str]) -> DictConfig:
     _check_choices(config_dir, overrides)
     try:
         with initialize_config_dir(str(config_dir), version_base="1.3", job_name=verb):
-            config = compose(verb, overrides)
+            config = compose(verb, [*overrides, *_WITHOUT])
             _resolve(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise _explain(verb, config_dir, overrides, error) from error

@@ -42,23 +42,19 @@ def eliminate(
         raise UserError(f"order: expected one of {list(HEURISTICS)}, came {heuristic!r}")
     graph = _ShrinkingGraph(neighbours, n_states)
     rank = {name: place for place, name in enumerate(neighbours)}
-
-    def price(name: str) -> tuple[bool, int | float, float, int]:
-        weight = graph.log_weight[name]
-        cost = {"min_fill": graph.fill[name], "min_degree": len(graph.around[name]), "min_weight": weight}
-        return name in last, cost[heuristic], weight, rank[name]
-
-    heap = [(price(name), name) for name in neighbours]
+    price = {name: (name in last, *graph.price(name, heuristic), rank[name]) for name in neighbours}
+    heap = [(at, name) for name, at in price.items()]
     heapq.heapify(heap)
     order, cliques = [], []
     while heap:
         at, name = heapq.heappop(heap)
-        if name not in graph.around or at != price(name):
+        if name not in graph.around or at != price[name]:
             continue  # gone, or its price has changed since: the new one is in the heap too
         order.append(name)
         cliques.append((name, *sorted(graph.around[name], key=rank.__getitem__)))
         for other in graph.remove(name):
-            heapq.heappush(heap, (price(other), other))
+            price[other] = (other in last, *graph.price(other, heuristic), rank[other])
+            heapq.heappush(heap, (price[other], other))
     return Elimination(tuple(order), tuple(cliques))
 
 
@@ -73,6 +69,13 @@ class _ShrinkingGraph:
             for name, others in self.around.items()
         }
         self.fill = {name: self._missing(name) for name in self.around}
+
+    def price(self, name: str, heuristic: str) -> tuple[int | float, float]:
+        """What eliminating a node costs, and the logarithm of its table's size, which settles ties."""
+        weight = self.log_weight[name]
+        if heuristic == "min_fill":
+            return self.fill[name], weight
+        return len(self.around[name]) if heuristic == "min_degree" else weight, weight
 
     def _missing(self, name: str) -> int:
         """Edges that are missing among a node's neighbours."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -123,11 +124,6 @@ def _parsed(
             raise UserError(f"{source}: holds every control character there is; expected text")
         text, separator = text.replace(separator, stand_in), stand_in
     wrong: list[Any] = []
-
-    def keep_first(row: Any) -> str:
-        wrong.append(row)
-        return "error"
-
     strings, repeating = pa.string(), pa.dictionary(pa.int32(), pa.string())
     types = {str(at): repeating if role in _REPEATING_ROLES else strings for role, at in positions.items()}
     try:
@@ -143,7 +139,7 @@ def _parsed(
                 delimiter=separator.decode("ascii"),
                 quote_char='"' if quoting else False,
                 newlines_in_values=quoting,
-                invalid_row_handler=keep_first,
+                invalid_row_handler=partial(_keep, wrong),
             ),
             convert_options=pa_csv.ConvertOptions(
                 include_columns=list(types), column_types=types, check_utf8=False, null_values=[]
@@ -169,11 +165,18 @@ def _parsed(
         if whole < len(text):
             return _parsed_before(block, whole, source, delimiter, names, positions)
 
-    def place(row: int) -> str:
-        return f"{source}, line {block.line_of_row(row, quoting=broken)}"
-
     arrays = {role: _whole(parsed.column(str(at))) for role, at in positions.items()}
-    return Block(arrays, place), nothing
+    return Block(arrays, partial(_place, source, block, broken)), nothing
+
+
+def _keep(rows: list[Any], row: Any) -> str:
+    """Arrow's handler of a row with too few or too many fields."""
+    rows.append(row)
+    return "error"
+
+
+def _place(source: str, block: TextBlock, quoting: bool, row: int) -> str:
+    return f"{source}, line {block.line_of_row(row, quoting=quoting)}"
 
 
 def _parsed_before(

@@ -44,20 +44,16 @@ class SparseRows:
         positions = csr_array(
             (np.arange(nnz, dtype=np.int32), matrix.indices, matrix.indptr), shape=(n_users, n_items)
         ).tocsc()
-
-        def move(array: np.ndarray, dtype: type) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array, dtype=dtype)).to(device, non_blocking=True)
-
         users = np.repeat(np.arange(n_users, dtype=np.int64), np.diff(matrix.indptr))
         return cls(
             n_users=n_users,
             n_items=n_items,
-            offsets=move(matrix.indptr, np.int64),
-            items=move(matrix.indices, np.int64),
-            users=move(users, np.int64),
-            values=move(matrix.data, np.float32),
-            column_offsets=move(positions.indptr, np.int64),
-            column_order=move(positions.data, np.int64),
+            offsets=_to(device, matrix.indptr, np.int64),
+            items=_to(device, matrix.indices, np.int64),
+            users=_to(device, users, np.int64),
+            values=_to(device, matrix.data, np.float32),
+            column_offsets=_to(device, positions.indptr, np.int64),
+            column_order=_to(device, positions.data, np.int64),
         )
 
     def with_values(self, values: Float[Tensor, " nnz"]) -> SparseRows:
@@ -102,6 +98,10 @@ class SparseRows:
         """Return the batch as a dense matrix."""
         out = self.values.new_zeros(self.n_users, self.n_items)
         return out.index_put_((self.users, self.items), self.values)
+
+
+def _to(device: torch.device | str, array: np.ndarray, dtype: type) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=dtype)).to(device, non_blocking=True)
 
 
 def _exclusive_cumulative_sum(mask: Bool[Tensor, " n"]) -> Int[Tensor, " n_plus_one"]:

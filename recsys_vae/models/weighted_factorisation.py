@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -148,11 +149,7 @@ class WeightedFactorisation:
         a, values = self.unobserved_weight, self.side.values
         shared = a * (factors.mT @ factors)
         penalty = self.penalty.to(start.dtype).unsqueeze(-1)
-
-        def curved(x: Tensor) -> Tensor:
-            weights = products(pattern, x, factors) * values
-            return self.side.weighted_sums(weights, factors).addmm_(x, shared).addcmul_(penalty, x)
-
+        curved = partial(self._curved, factors, pattern, shared, penalty)
         residual = self.side.weighted_sums(a + values, factors) - curved(start)
         solution, direction = start.clone(), residual.clone()
         squares = residual.square().sum(dim=-1, keepdim=True)
@@ -166,6 +163,11 @@ class WeightedFactorisation:
                 before, squares = squares, residual.square().sum(dim=-1, keepdim=True)
                 direction.mul_(squares / before.clamp_min(tiny)).add_(residual)
         return solution
+
+    def _curved(self, factors: Tensor, pattern: Tensor, shared: Tensor, penalty: Tensor, x: Tensor) -> Tensor:
+        """Every row's matrix times its ``x``, without making the matrices."""
+        weights = products(pattern, x, factors) * self.side.values
+        return self.side.weighted_sums(weights, factors).addmm_(x, shared).addcmul_(penalty, x)
 
     def normal_equations(
         self, factors: Float[Tensor, "columns latent"]

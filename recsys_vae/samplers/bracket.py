@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from recsys_vae.samplers.kernel import ChainState, StepInfo, is_invalid
+from recsys_vae.samplers.kernel import ChainState, LogDensity, StepInfo, is_invalid
 
 # Half of the bracket goes with each draw, on average: what is left after so many is below any resolution.
 MAX_DRAWS = 60
@@ -64,7 +64,8 @@ def shrink(
     level: Float[Tensor, "*chains"],
     tries: Float[Tensor, " draws *chains"],
     position_at: Callable[[Tensor], Tensor],
-    evaluate: Callable[[Tensor], tuple[Tensor, Tensor]],
+    log_density_fn: LogDensity,
+    log_prior: Callable[[Tensor], Tensor] | None = None,
 ) -> SliceMove:
     """Move every chain to a uniform point of its slice within the bracket.
 
@@ -74,7 +75,8 @@ def shrink(
         level: logarithm of the slice's level.
         tries: uniform numbers, one for each draw after the first.
         position_at: positions of points of the bracket.
-        evaluate: log-density and what is compared with ``level``, of positions.
+        log_density_fn: of positions.
+        log_prior: taken off the log-density before it is compared with ``level``; none: nothing is.
     """
     low, high, point = bracket
     position, log_density = state
@@ -82,7 +84,8 @@ def shrink(
     any_invalid = moved
     for n_tried in range(len(tries) + 1):
         proposal = position_at(point)
-        value, height = evaluate(proposal)
+        value = log_density_fn(proposal)
+        height = value if log_prior is None else value - log_prior(proposal)
         invalid = is_invalid(value)
         any_invalid = any_invalid | (invalid & ~moved)
         found = (height > level) & ~invalid & ~moved

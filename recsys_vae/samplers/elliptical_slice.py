@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -45,19 +46,12 @@ class EllipticalSlice(Kernel[ChainState]):
         offset = state.position - prior.mean
         uniform = uniforms(MAX_DRAWS + 2, state.position, generator)
 
-        def position_at(angle: Tensor) -> Tensor:
-            turned = angle.unsqueeze(-1)
-            return prior.mean + offset * turned.cos() + other * turned.sin()
-
-        def evaluate(position: Tensor) -> tuple[Tensor, Tensor]:
-            log_density = log_density_fn(position)
-            return log_density, log_density - prior.log_density(position)
-
         level = slice_level(state.log_density - prior.log_density(state.position), uniform[0])
         first = 2.0 * math.pi * uniform[1]
         # The whole ellipse, cut open at the point that is tried first.
         bracket = Bracket(first - 2.0 * math.pi, first, first)
-        move = shrink(state, bracket, level, uniform[2:], position_at, evaluate)
+        position_at = partial(_on_ellipse, prior.mean, offset, other)
+        move = shrink(state, bracket, level, uniform[2:], position_at, log_density_fn, prior.log_density)
         return move.state, move.info()
 
     def _prior(self, position: Tensor) -> DiagonalGaussian | FullGaussian:
@@ -65,3 +59,8 @@ class EllipticalSlice(Kernel[ChainState]):
             return self.prior
         zeros = torch.zeros_like(position[(0,) * (position.ndim - 1)])
         return DiagonalGaussian(zeros, torch.ones_like(zeros))
+
+
+def _on_ellipse(centre: Tensor, offset: Tensor, other: Tensor, angle: Tensor) -> Tensor:
+    turned = angle.unsqueeze(-1)
+    return centre + offset * turned.cos() + other * turned.sin()

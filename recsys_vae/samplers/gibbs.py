@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -159,29 +160,25 @@ def slice_coordinate(
     """Move one coordinate of every chain along its slice: step out by ``width``, then shrink (Neal 2003, section 4)."""
     uniform = uniforms(MAX_DRAWS + 4, state.position, generator)
     level = slice_level(state.log_density, uniform[0])
-
-    def position_at(offset: Tensor) -> Tensor:
-        position = state.position.clone()
-        position[..., coordinate] += offset
-        return position
-
-    def evaluate(position: Tensor) -> tuple[Tensor, Tensor]:
-        log_density = log_density_fn(position)
-        return log_density, log_density
-
-    def is_above(offset: Tensor) -> Tensor:
-        height = log_density_fn(position_at(offset))
-        return (height > level) & ~is_invalid(height)
-
-    low, high = _step_out(is_above, width, uniform[1], uniform[2], max_steps_out)
+    position_at = partial(_moved, state.position, coordinate)
+    low, high = _step_out(
+        lambda offset: log_density_fn(position_at(offset)), level, width, uniform[1:3], max_steps_out
+    )
     bracket = Bracket(low, high, torch.lerp(low, high, uniform[3]))
-    return shrink(state, bracket, level, uniform[4:], position_at, evaluate)
+    return shrink(state, bracket, level, uniform[4:], position_at, log_density_fn)
+
+
+def _moved(position: Tensor, coordinate: int, offset: Tensor) -> Tensor:
+    position = position.clone()
+    position[..., coordinate] += offset
+    return position
 
 
 def _step_out(
-    is_above: Callable[[Tensor], Tensor], width: Tensor, place: Tensor, share: Tensor, max_steps: int
+    height_at: Callable[[Tensor], Tensor], level: Tensor, width: Tensor, uniform: Tensor, max_steps: int
 ) -> tuple[Tensor, Tensor]:
     """Ends of an interval around 0: placed at random, each grown by whole widths until it is below the level."""
+    place, share = uniform
     low = -width * place
     high = low + width
     # How far each end may go is random too: seen from any point of the interval, the same number of ways lead to it.
@@ -192,6 +189,7 @@ def _step_out(
             growing = growing & (taken < n_most)
             if not bool(growing.any()):
                 break
-            growing = growing & is_above(end)
+            height = height_at(end)
+            growing = growing & (height > level) & ~is_invalid(height)
             end += direction * width * growing
     return low, high

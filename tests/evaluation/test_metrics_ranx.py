@@ -31,9 +31,8 @@ RANX_NAME = {
 
 @pytest.fixture(scope="module")
 def ranx() -> Any:
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        patch.setenv("NUMBA_DISABLE_JIT", "1")  # the same code, without a minute of compiling
         return pytest.importorskip("ranx")
 
 

@@ -174,11 +174,15 @@ def _level_lost(height: Tensor, uniform: Tensor) -> Tensor:
 
 
 def _interval_to_the_right_only(genuine: Any) -> Any:
-    return lambda is_above, width, place, share, most: genuine(is_above, width, 0.02 * place, share, 1)
+    return lambda height, level, width, uniform, most: genuine(
+        height, level, width, torch.stack([0.02 * uniform[0], uniform[1]]), 1
+    )
 
 
 def _interval_grown_on_the_high_side(genuine: Any) -> Any:
-    return lambda is_above, width, place, share, most: genuine(is_above, width, place, 0.0 * share, most)
+    return lambda height, level, width, uniform, most: genuine(
+        height, level, width, torch.stack([uniform[0], 0.0 * uniform[1]]), most
+    )
 
 
 def _bracket_not_shrunk_towards_the_point(genuine: Any) -> Any:
