@@ -70,9 +70,8 @@ def compose_config(verb: str, arguments: Sequence[str]) -> DictConfig:
         seen.add(key)
     _check_choices(config_dir, overrides)
     try:
-        with initialize_config_dir(str(config_dir), version_base="1.3", job_name=verb):
-            config = compose(verb, [*overrides, *_WITHOUT])
-            _resolve(config)
+        config = _compose(verb, overrides)
+        _resolve(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise _explain(verb, config_dir, overrides, error) from error
     for key in sorted(OmegaConf.missing_keys(config)):
@@ -102,8 +101,12 @@ def say_sampler(error: UserError) -> UserError:
 @functools.cache
 def config_defaults(verb: str, choices: tuple[str, ...] = ()) -> DictConfig:
     """The verb's options with their defaults, unresolved; ``choices`` such as ``model=ease`` change them."""
+    return _compose(verb, choices)
+
+
+def _compose(verb: str, overrides: Iterable[str]) -> DictConfig:
     with initialize_config_dir(str(bundled_path("configs")), version_base="1.3", job_name=verb):
-        return compose(verb, list(choices))
+        return compose(verb, [*overrides, *_WITHOUT])
 
 
 def chosen_files(verb: str, arguments: Sequence[str]) -> list[tuple[str, str, list[str], Path]]:

@@ -160,26 +160,26 @@ class _Messages:
                 self.degree.index_add_(0, scopes[:, axis], torch.ones(len(members), dtype=torch.float64))
             self.tables.append(torch.stack([table for table, _ in members]).unsqueeze(1))
 
-    def _totals(self) -> tuple[Tensor, Tensor]:
+    def _totals(self, heard: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """What each variable hears: the sum of what is finite, and how often it hears that a state is impossible.
 
-        Kept apart, so that one message can be taken out again: -inf minus -inf would say nothing.
+        Kept apart, so that one message can be taken out again: -inf minus -inf would say nothing. ``heard`` has the
+        parts of each edge's messages.
         """
         finite, zeros = _parts(self.local)
-        for edge in self.edges:
-            size = edge.to_variable.shape[-1]
-            part, zero = _parts(edge.to_variable)
+        for edge, (part, zero) in zip(self.edges, heard, strict=True):
+            size = part.shape[-1]
             finite[:, :, :size].index_add_(0, edge.variable, part)
             zeros[:, :, :size].index_add_(0, edge.variable, zero)
         return finite, zeros
 
     def _to_factors(self) -> list[Tensor]:
         """From variables to factors, ``(factors, cases, states)`` of each edge: all that a variable hears but this."""
-        finite, zeros = self._totals()
+        heard = [_parts(edge.to_variable) for edge in self.edges]
+        finite, zeros = self._totals(heard)
         outgoing = []
-        for edge in self.edges:
-            size = edge.to_variable.shape[-1]
-            part, zero = _parts(edge.to_variable)
+        for edge, (part, zero) in zip(self.edges, heard, strict=True):
+            size = part.shape[-1]
             rest = finite[edge.variable, :, :size] - part
             forbidden = zeros[edge.variable, :, :size] - zero > 0.5
             outgoing.append(torch.where(forbidden, -torch.inf, rest))
@@ -220,7 +220,7 @@ class _Messages:
 
     def beliefs(self) -> Float[Tensor, "variables cases states"]:
         """Log-marginals of the variables."""
-        finite, zeros = self._totals()
+        finite, zeros = self._totals([_parts(edge.to_variable) for edge in self.edges])
         return _normalised(torch.where(zeros > 0.5, -torch.inf, finite))
 
     def minus_bethe_energy(self, beliefs: Tensor) -> Float[Tensor, " cases"]:

@@ -215,6 +215,7 @@ def test_an_output_in_no_folder_is_refused(tmp_path: Path) -> None:
         results.Results(tmp_path / "nowhere" / "peers.json", [])
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_benchmark_that_is_stopped_takes_its_trials_along(catalogue: Path, number: signal.Signals) -> None:
     folder = catalogue.parent
