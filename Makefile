@@ -2,8 +2,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
-# Bytecode is kept, whatever the shell says: a hundred tests start the command in a process of its own.
-export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: train test test-slow lint format type-check wheel clean
 .DEFAULT_GOAL := test
@@ -17,6 +15,9 @@ export PYTHONDONTWRITEBYTECODE =
 
 train: .venv/.installed
 	$(BIN)/recsys-vae train $(ARGS)
+
+# Bytecode is kept, whatever the shell says: the tests import everything in two processes and start dozens more.
+test test-slow: export PYTHONDONTWRITEBYTECODE =
 
 test: .venv/.installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)

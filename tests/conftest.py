@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,28 +19,38 @@ SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# ranx is the only user of numba here. Its code is the same uncompiled, and compiling it takes half a minute.
+# The code of ranx is the same uncompiled, and compiling it takes half a minute. Said here, for numba reads it once, and
+# ArviZ imports numba before ranx does.
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 
-# What is imported stays: searching it for garbage, again and again, is half of the time of collecting the tests.
-gc.disable()
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """What is imported stays: searching it for garbage, again and again, is two fifths of the time of collecting."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
-def pytest_collection_finish() -> None:
-    """From here on garbage is collected, but among what the tests make."""
-    gc.collect()
-    gc.freeze()
-    gc.enable()
+def pytest_sessionfinish() -> None:
+    """Pytest's last search, for files that nobody closed, is of everything."""
+    gc.unfreeze()
 
 
-@pytest.fixture(autouse=True)
-def _log_handlers() -> Iterator[None]:
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, Any, Any]:
     """The command line sets up the root logger on the stream that a test captures; it goes with the test."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    try:
+        return (yield)
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -174,14 +174,14 @@ def _level_lost(height: Tensor, uniform: Tensor) -> Tensor:
 
 
 def _interval_to_the_right_only(genuine: Any) -> Any:
-    return lambda height, level, width, uniform, most: genuine(
-        height, level, width, torch.stack([0.02 * uniform[0], uniform[1]]), 1
+    return lambda height_at, level, width, uniform, most: genuine(
+        height_at, level, width, torch.stack([0.02 * uniform[0], uniform[1]]), 1
     )
 
 
 def _interval_grown_on_the_high_side(genuine: Any) -> Any:
-    return lambda height, level, width, uniform, most: genuine(
-        height, level, width, torch.stack([uniform[0], 0.0 * uniform[1]]), most
+    return lambda height_at, level, width, uniform, most: genuine(
+        height_at, level, width, torch.stack([uniform[0], 0.0 * uniform[1]]), most
     )
 
 
