@@ -19,14 +19,14 @@ SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# The code of ranx is the same uncompiled, and compiling it takes half a minute. Said here, for numba reads it once, and
-# ArviZ imports numba before ranx does.
+# The code of ranx is the same uncompiled, and compiling it takes longer than its tests. Said here, for numba reads it
+# once, and ArviZ imports numba before ranx does.
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, Any, Any]:
-    """What is imported stays: searching it for garbage, again and again, is two fifths of the time of collecting."""
+    """What is imported stays: searching it for garbage, again and again, takes much of the time of collecting."""
     gc.disable()
     try:
         return (yield)

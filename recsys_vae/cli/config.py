@@ -35,7 +35,7 @@ _VERBATIM = {
 # Verbatim too, but for the word false: the table is read without that column.
 _OR_FALSE = {"dataset.rating", "dataset.timestamp"}
 
-# Hydra's own settings, which nothing here reads: a quarter of the time of composing goes into them.
+# Hydra's own settings, which nothing here reads and which take long to compose.
 _WITHOUT = tuple(
     f"~hydra/{group}"
     for group in (

@@ -177,7 +177,10 @@ def _moved(position: Tensor, coordinate: int, offset: Tensor) -> Tensor:
 def _step_out(
     height_at: Callable[[Tensor], Tensor], level: Tensor, width: Tensor, uniform: Tensor, max_steps: int
 ) -> tuple[Tensor, Tensor]:
-    """Ends of an interval around 0: placed at random, each grown by whole widths until it is below the level."""
+    """Ends of an interval around 0: placed at random, each grown by whole widths until it is below the level.
+
+    ``height_at`` is the log-density at offsets, ``(*chains)``; ``uniform`` has two numbers a chain, ``(2, *chains)``.
+    """
     place, share = uniform
     low = -width * place
     high = low + width
