@@ -40,7 +40,7 @@ from recsys_vae.models import MultinomialVAE
 BATCH, HIDDEN, LATENT, N_HIDDEN_LAYERS = 500, 600, 200, 5
 FULL_PRODUCTS = "trainer.float32_matmul_precision=highest"
 VARIANTS = {
-    # Numbers in float32, products of matrices in bfloat16 where the CPU has it.
+    # Numbers in float32, products as `trainer.float32_matmul_precision=medium` lets the CPU compute them.
     "as configured": (),
     "full products": (FULL_PRODUCTS,),
     # The softmax is estimated from a fifth of the items.

@@ -3,8 +3,8 @@
     python scripts/rounded_products.py train dataset=table dataset.path=../shared/data/ml-1m.parquet seed=1 run=RUN
 
 `trainer.float32_matmul_precision=medium`, the default, lets such a CPU round both factors of a product to bfloat16 and
-sum in float32; other CPUs keep the factors. Here they are rounded on any machine, where and while training says
-`medium`: what it costs in accuracy can be measured everywhere. It is slower than either.
+sum in float32; others keep the factors. Here they are rounded on any machine, where and while training says `medium`:
+what it costs in accuracy can be measured everywhere. It is slower than either, and the run directory does not tell.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from recsys_vae.cli.main import main
 
-# Products of two matrices, and where their factors stand among the arguments.
+# Products of two matrices, whatever their overload, and where the factors stand among the arguments.
 _FACTORS = {
-    torch.ops.aten.mm.default: slice(0, 2),
-    torch.ops.aten.bmm.default: slice(0, 2),
-    torch.ops.aten.addmm.default: slice(1, 3),
-    torch.ops.aten.baddbmm.default: slice(1, 3),
+    torch.ops.aten.mm: slice(0, 2),
+    torch.ops.aten.bmm: slice(0, 2),
+    torch.ops.aten.addmm: slice(1, 3),
+    torch.ops.aten.addmm_: slice(1, 3),
+    torch.ops.aten.baddbmm: slice(1, 3),
+    torch.ops.aten.baddbmm_: slice(1, 3),
 }
 
 
@@ -30,11 +32,13 @@ class RoundedProducts(TorchDispatchMode):
     """Rounds the dense float32 factors of matrix products to bfloat16 where the precision is ``medium``."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _FACTORS and torch.get_float32_matmul_precision() == "medium":
+        where = _FACTORS.get(func.overloadpacket)
+        if where is not None and torch.get_float32_matmul_precision() == "medium":
             args = list(args)
-            factors = args[_FACTORS[func]]
-            if all(factor.layout == torch.strided and factor.dtype == torch.float32 for factor in factors):
-                args[_FACTORS[func]] = [factor.bfloat16().float() for factor in factors]
+            if all(
+                factor.layout == torch.strided and factor.dtype == torch.float32 for factor in args[where]
+            ):
+                args[where] = [factor.bfloat16().float() for factor in args[where]]
         return func(*args, **(kwargs or {}))
 
 

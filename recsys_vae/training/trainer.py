@@ -34,7 +34,7 @@ from recsys_vae.training.objective import Objective
 # The weights stay in float32: Adam's small steps vanish in anything shorter.
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32")
 
-# torch.set_float32_matmul_precision's: full products, or faster ones of float32 numbers in TF32 or bfloat16.
+# torch.set_float32_matmul_precision's: full products of float32 numbers, or faster ones that may round the factors.
 _MATMUL_PRECISIONS = ("highest", "high", "medium")
 
 _DDP_IN_TURN = "ddp_find_unused_parameters_true"

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from made_up_histories import checkerboard
 from torch.nn.functional import linear
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from recsys_vae.cli.config import compose_config
+from recsys_vae.cli.stages import build
+from recsys_vae.interactions.datamodule import HistoryDataModule
 
 _spec = importlib.util.spec_from_file_location(
     "rounded_products", Path(__file__).parents[2] / "scripts" / "rounded_products.py"
@@ -24,6 +31,26 @@ def _precision() -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
     yield
     torch.set_float32_matmul_precision(before)
+
+
+class Products(TorchDispatchMode):
+    """Notes each product of dense float32 matrices by the precision meanwhile, and which factors were not rounded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[str, str]] = set()
+        self.unrounded: set[tuple[str, str]] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name, precision = str(func), torch.get_float32_matmul_precision()
+        if re.search("mm|mv|dot|linear|matmul|einsum|conv", name) and "sparse" not in name:
+            dense = [a for a in args if isinstance(a, torch.Tensor) and a.layout == torch.strided]
+            factors = dense[1:] if "add" in name else dense
+            if len(factors) == 2 and factors[0].dtype == torch.float32:
+                self.seen.add((precision, name))
+                if any(not torch.equal(factor, factor.bfloat16().float()) for factor in factors):
+                    self.unrounded.add((precision, name))
+        return func(*args, **(kwargs or {}))
 
 
 def rounded(values: torch.Tensor) -> torch.Tensor:
@@ -70,3 +97,34 @@ def test_float64_and_sparse_factors_are_left_alone():
         exact, sparse = a @ b.double(), coo @ b
     assert torch.equal(exact, a @ b.double())
     assert (sparse.double() - exact).abs().max() < 1e-4
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:pytorch_lightning")
+@pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*", "ignore:.*GPU available but not used.*")
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model=mult_vae"],
+        ["model=mult_vae", "trainer.objective.item_share=0.5"],
+        ["model=mult_dae"],
+        ["model=rec_vae"],
+        ["model=diff_rec"],
+    ],
+    ids=" ".join,
+)
+def test_no_product_of_training_is_left_out_and_validation_is(overrides):
+    sizes = ["model.hidden_dims=[6]"] + ["model.latent_dim=3"] * ("model=diff_rec" not in overrides)
+    epochs = ["trainer.max_epochs=1", "trainer.progress_bar=false", "trainer.tensorboard=false"]
+    config = compose_config("train", [*overrides, *sizes, *epochs, "trainer.accelerator=cpu"])
+    matrix = checkerboard()
+    model = build(config.model, n_items=matrix.shape[1])
+    products = Products()
+    with products, rounded_products.RoundedProducts():
+        build(config.trainer).fit(
+            model,
+            HistoryDataModule(matrix, 10, seed=1),
+            lambda candidate: {"ndcg@100": float(candidate.score(matrix).mean())},
+            seed=1,
+        )
+    assert {precision for precision, _ in products.seen} == {"medium", "highest"}
+    assert {precision for precision, _ in products.unrounded} == {"highest"}
