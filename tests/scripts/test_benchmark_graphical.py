@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
 import json
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -14,23 +13,11 @@ import pytest
 from recsys_vae.graphical import junction_tree, sum_product
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    sys.path.insert(0, str(SCRIPTS))
-    try:
-        spec = importlib.util.spec_from_file_location(
-            "benchmark_graphical", SCRIPTS / "benchmark_graphical.py"
-        )
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-    finally:
-        sys.path.remove(str(SCRIPTS))
+    return importlib.import_module("benchmark_graphical")
 
 
 def test_evidence_is_possible_and_has_the_size_asked_for(benchmark) -> None:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from pathlib import Path
 
+import benchmark_ideas as benchmark
 import numpy as np
+import peer_split as split_module
 import pytest
 import torch
 
 from recsys_vae.cli.config import compose_config
 from recsys_vae.cli.stages import load_ratings
-
-SCRIPTS = Path(__file__).parents[2] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-benchmark = importlib.import_module("benchmark_ideas")
-split_module = importlib.import_module("peer_split")
 
 # Called as PYTHON -W ignore factor_peers.py PROGRAM FOLDER --rank 4 ...
 FAKE = f"""#!{sys.executable}

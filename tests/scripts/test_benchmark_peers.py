@@ -12,8 +12,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import benchmark_peers as benchmark
 import numpy as np
 import pandas as pd
+import peer_environment as environment
+import peer_protocol as protocol
+import peer_ranking as ranking
+import peer_results as results
+import peer_table as table
 import pytest
 import torch
 from made_up_histories import random_histories
@@ -25,13 +31,6 @@ from recsys_vae.interactions import HeldOut
 from recsys_vae.ranking import mask_seen, top_k
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-benchmark = importlib.import_module("benchmark_peers")
-protocol = importlib.import_module("peer_protocol")
-ranking = importlib.import_module("peer_ranking")
-table = importlib.import_module("peer_table")
-results = importlib.import_module("peer_results")
-environment = importlib.import_module("peer_environment")
 
 # Scores items by their training count times a setting, and leaves a line in a file whenever it is run.
 FAKE = f"""

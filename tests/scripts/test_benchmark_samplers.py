@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from pathlib import Path
 
+import benchmark_samplers as benchmark
 import numpy as np
 import pytest
+import sampling_problem
 import torch
 from made_up_histories import random_histories
 from torch import Tensor
@@ -16,10 +16,6 @@ from torch import Tensor
 from recsys_vae.models import MultVAE, SparseRows
 from recsys_vae.posterior import MarkovChains, PosteriorDensity
 from recsys_vae.samplers import HMC
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-benchmark = importlib.import_module("benchmark_samplers")
-sampling_problem = importlib.import_module("sampling_problem")
 
 POWER = 3.0
 HISTORIES = random_histories(7, 30, density=0.3)

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
 
+import benchmark_peers as benchmark
+import compare_ideas as compare
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
 from recsys_vae.cli.config import compose_config
-
-SCRIPTS = Path(__file__).parents[2] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-compare = importlib.import_module("compare_ideas")
-trial = importlib.import_module("peer_trial")
-benchmark = importlib.import_module("benchmark_peers")
 
 METRICS = ["ndcg@100", "recall@20", "recall@50"]
 

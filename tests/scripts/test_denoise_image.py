@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import sys
-from pathlib import Path
 
+import denoise_image
 import numpy as np
 import pytest
 import torch
-
-_spec = importlib.util.spec_from_file_location(
-    "denoise_image", Path(__file__).parents[2] / "scripts" / "denoise_image.py"
-)
-assert _spec is not None
-assert _spec.loader is not None
-denoise_image = importlib.util.module_from_spec(_spec)
-sys.modules["denoise_image"] = denoise_image  # dataclasses look their module up by name
-_spec.loader.exec_module(denoise_image)
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
+import numpy_ease
 import pytest
 
 from recsys_vae.models import EASE
 from tests.made_up_histories import random_histories
-
-_spec = importlib.util.spec_from_file_location(
-    "numpy_ease", Path(__file__).parents[2] / "scripts" / "numpy_ease.py"
-)
-assert _spec is not None
-assert _spec.loader is not None
-numpy_ease = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(numpy_ease)
 
 
 @pytest.mark.parametrize("l2", [0.5, 20.0, 500.0])

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from pathlib import Path
 
 import numpy as np
+import numpy_metrics
 import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-_spec = importlib.util.spec_from_file_location(
-    "numpy_metrics", Path(__file__).parents[2] / "scripts" / "numpy_metrics.py"
-)
-assert _spec is not None
-assert _spec.loader is not None
-numpy_metrics = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(numpy_metrics)
 
 
 def _by_definition(scores: list[float], history: set[int], target: set[int]) -> dict[str, float]:

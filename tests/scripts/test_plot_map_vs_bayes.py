@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
+import plot_map_vs_bayes as plot
 import pytest
 
 from recsys_vae.errors import UserError
-
-_spec = importlib.util.spec_from_file_location(
-    "plot_map_vs_bayes", Path(__file__).parents[2] / "scripts" / "plot_map_vs_bayes.py"
-)
-assert _spec is not None
-assert _spec.loader is not None
-plot = importlib.util.module_from_spec(_spec)
-sys.modules["plot_map_vs_bayes"] = plot  # dataclasses look their module up by name
-_spec.loader.exec_module(plot)
 
 
 def made_up_items(n_items, least, most, seed):

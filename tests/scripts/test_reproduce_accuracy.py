@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-reproduce = importlib.import_module("reproduce_accuracy")
+import reproduce_accuracy as reproduce
 
 
 @pytest.mark.end_to_end

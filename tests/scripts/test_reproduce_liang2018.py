@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
@@ -12,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import runs_table as table
 
 from recsys_vae.errors import UserError
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-table = importlib.import_module("runs_table")
 
 
 def made_up_run(folder: Path, name: str, mean: float, digest: str = "a") -> Path:

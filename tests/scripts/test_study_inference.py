@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -23,24 +23,13 @@ from recsys_vae.models import MultVAE
 from recsys_vae.recommender import Recommender
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 N_ITEMS = 150
 SMALL = ["model.latent_dim=4", "model.hidden_dims=[8]", "trainer.max_epochs=4", "trainer.tensorboard=false"]
 
 
 @pytest.fixture(scope="module")
 def study() -> ModuleType:
-    sys.path.insert(0, str(SCRIPTS))
-    try:
-        spec = importlib.util.spec_from_file_location("study_inference", SCRIPTS / "study_inference.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # dataclasses look their module up by name
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(SCRIPTS))
-    return module
+    return importlib.import_module("study_inference")
 
 
 @pytest.fixture(scope="module")

@@ -5,21 +5,18 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sweep
+import sweep_space as space
+import sweep_study as study
 import yaml
 
 from recsys_vae.bundled import bundled_path
 from recsys_vae.cli.config import compose_config
 from recsys_vae.errors import UserError
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-sweep = importlib.import_module("sweep")
-space = importlib.import_module("sweep_space")
-study = importlib.import_module("sweep_study")
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TINY = ["dataset=tiny", "--metric", "ndcg@10", "--models"]

@@ -2,31 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import synthetic_movielens20m as synthetic
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "synthetic_movielens20m.py"
-
-
-def _load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses look their module up by name
-    spec.loader.exec_module(module)
-    return module
-
-
-synthetic = _load(SCRIPT)
 
 
 def _table(shape) -> tuple[np.ndarray, np.ndarray]:

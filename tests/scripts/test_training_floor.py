@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
+import training_floor
 from made_up_histories import random_histories
 from torch.utils.flop_counter import FlopCounterMode
-
-_spec = importlib.util.spec_from_file_location(
-    "training_floor", Path(__file__).parents[2] / "scripts" / "training_floor.py"
-)
-assert _spec is not None
-assert _spec.loader is not None
-training_floor = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(training_floor)
 
 
 @pytest.mark.parametrize("batch_size", [4, 12])
